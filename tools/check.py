@@ -1,0 +1,100 @@
+"""Check everything, as CI does: `python tools/check.py`.
+
+python tools/check.py                  every step, up to the first that fails
+python tools/check.py --keep-going     every step, whatever fails
+python tools/check.py lint types       only these
+python tools/check.py tests -- -k foo  what follows `--` goes to the last step's tool
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = [sys.executable, "-P", "-m"]  # -P: the repository root on sys.path would make second copies of modules
+TYPED = ("swarm", "tests", "tools", "examples")
+
+
+def run(command: Sequence[str], folder: Path = ROOT) -> int:
+    return subprocess.run(command, cwd=folder, check=False, env=os.environ | {"PYTHONSAFEPATH": "1"}).returncode
+
+
+def links(extra: Sequence[str] = ()) -> int:
+    return run([sys.executable, str(ROOT / "tools" / "links.py"), *extra])
+
+
+def formatting(extra: Sequence[str]) -> int:
+    return run([*PYTHON, "ruff", "format", "--check", "--quiet", ".", *extra])
+
+
+def lint(extra: Sequence[str]) -> int:
+    return run([*PYTHON, "ruff", "check", "--quiet", ".", *extra])
+
+
+def types(extra: Sequence[str]) -> int:
+    return run([*PYTHON, "mypy", *(flag for name in TYPED for flag in ("-p", name)), *extra])
+
+
+def floors(extra: Sequence[str]) -> int:
+    """Inside the links, where `swarm` is whole; no cache, for it misses modules that came since."""
+    script = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
+    return run(
+        [sys.executable, "-c", script, "--no-logo", "--no-cache", "--config", str(ROOT / "pyproject.toml"), *extra],
+        ROOT / ".links",
+    )
+
+
+def tests(extra: Sequence[str]) -> int:
+    return run([*PYTHON, "pytest", *extra])
+
+
+STEPS: dict[str, Callable[[Sequence[str]], int]] = {
+    "links": links,
+    "format": formatting,
+    "lint": lint,
+    "types": types,
+    "floors": floors,
+    "tests": tests,
+}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Check everything, as CI does.", epilog="What follows -- goes to the last step's tool."
+    )
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)}; all of them by default")
+    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first step that fails")
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    parsed = parser.parse_args(given[:end])
+    parsed.extra = given[end + 1 :]
+    if unknown := set(parsed.steps) - set(STEPS):
+        parser.error(f"no step is called {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
+    return parsed
+
+
+def main() -> int:
+    chosen = arguments()
+    names = chosen.steps or list(STEPS)
+    if "links" not in names:
+        links()
+    failed: list[str] = []
+    for name in names:
+        began = time.monotonic()
+        code = STEPS[name](chosen.extra if name == names[-1] else ())
+        print(f"{'ok    ' if code == 0 else 'FAILED'} {name:7} {time.monotonic() - began:6.1f} s", flush=True)
+        if code:
+            failed.append(name)
+            if not chosen.keep_going:
+                break
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
