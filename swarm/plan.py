@@ -1,0 +1,168 @@
+"""Words about plans: who holds which part, and which tensors go from whom to whom.
+
+A plan is a DAG of steps. `INPUT` and `OUTPUT` stand for the requester at its two ends::
+
+    input ──edge──▶ step 0 (part, peer) ──edge──▶ step 1 (part, peer) ──edge──▶ output
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from swarm.types import Address, Count, Digest, Name, PeerId, Seconds, TensorSpec
+
+INPUT: Final = "input"
+OUTPUT: Final = "output"
+
+Peers = Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=64)]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a peer holds: here a run of a model, from one cut to another, with given weights."""
+
+    model: Name
+    anatomy: Digest
+    """Digest of the model's exported graph: both sides must have come to the same."""
+    start: Name = INPUT
+    end: Name = OUTPUT
+    weights: Digest = ""
+    """`weights_digest` of its own tensors. Strategies leave it out; a part without it is not taken from the wire."""
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of all that makes it what it is: plans that need the same part share one copy and one queue."""
+        content = (self.model, self.anatomy, self.start, self.end, self.weights)
+        return sha256("\n".join(content).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.model}[{self.start}..{self.end}]@{self.key[:8]}"
+
+
+def weights_digest(digests: Iterable[str]) -> str:
+    """SHA-256 over the SHA-256 of each of a part's tensors, in the order of the part's own names."""
+    return sha256("\n".join(digests).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One part run on one peer, or on a group of peers in lock-step."""
+
+    id: Name
+    part: Part
+    peers: Peers
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A tensor that one step sends to the next, straight from peer to peer."""
+
+    source: Name
+    target: Name
+    sender: PeerId
+    receiver: PeerId
+    tensor: TensorSpec
+    wire: Name = "float32"
+    """The dtype in which it travels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a requester wants of a plan, and what it insists on."""
+
+    metric: Name = "latency"
+    split: tuple[int | str, ...] | None = None
+    """Block indices to cut before, or names of cuts; None leaves the cuts to the strategy."""
+    peers: tuple[PeerId, ...] | None = None
+    """Only these, in this order; None leaves the choice to the strategy."""
+    wire: Name = "float32"
+    max_batch: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a strategy expects of its plan."""
+
+    latency_s: Seconds = 0.0
+    throughput_per_s: float = 0.0
+    moved_bytes: Count = 0
+    peak_memory_bytes: Mapping[PeerId, int] | None = None
+    losses_survived: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole plan, or the fragment of one that a single peer needs to know."""
+
+    id: Name
+    strategy: Name
+    requester: PeerId
+    steps: Annotated[tuple[Step, ...], Meta(max_length=256)]
+    edges: Annotated[tuple[Edge, ...], Meta(max_length=1024)]
+    max_batch: Annotated[int, Meta(ge=1, le=65536)] = 64
+    """Most samples in one request; bounds what a peer will ever receive on an edge."""
+    estimate: Estimate = Estimate()
+
+    def peers(self) -> tuple[PeerId, ...]:
+        """All peers with a step, sorted."""
+        return tuple(sorted({peer for step in self.steps for peer in step.peers}))
+
+    def step(self, step_id: str) -> Step | None:
+        return next((step for step in self.steps if step.id == step_id), None)
+
+    def inputs(self, step_id: str) -> tuple[Edge, ...]:
+        return tuple(edge for edge in self.edges if edge.target == step_id)
+
+    def outputs(self, step_id: str) -> tuple[Edge, ...]:
+        return tuple(edge for edge in self.edges if edge.source == step_id)
+
+    def fragment(self, peer: PeerId) -> Plan:
+        """Only `peer`'s own steps and the edges that touch it."""
+        return replace(
+            self,
+            steps=tuple(step for step in self.steps if peer in step.peers),
+            edges=tuple(edge for edge in self.edges if peer in (edge.sender, edge.receiver)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a requester asks one peer to hold; the peer accepts with a lease or declines with a reason.
+
+    With it, as raw bytes, travel the SHA-256 of each step's tensors, step by step, in the order of the parts' names.
+    """
+
+    plan: Plan
+    addresses: Mapping[PeerId, tuple[Address, ...]]
+    """Where the other peers of the plan listen."""
+    sources: Annotated[tuple[PeerId, ...], Meta(max_length=64)]
+    """Who can send the parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A peer's reply to an offer: a lease, or the reason why not."""
+
+    accepted: bool
+    reason: Annotated[str, Meta(max_length=2048)] = ""
+    lease_s: Seconds = 0.0
+    memory_free_bytes: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepTrace:
+    """What one step of one request took. `wire_s` and `bytes` are of the tensors that came in."""
+
+    step: Name
+    peer: Name
+    queue_s: Seconds
+    compute_s: Seconds
+    wire_s: Seconds
+    bytes: Count

@@ -1,0 +1,214 @@
+"""Words about peers, tensors and models: frozen values that every floor may use.
+
+Everything here may come from the network, so every string, list and number carries its bounds; `swarm.schema` checks
+them when a message is taken in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NewType
+
+from msgspec import Meta
+
+from swarm.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+    """A tensor in memory, of any dtype."""
+else:
+    Array = Any  # numpy need not be loaded to speak of one
+
+PeerId = NewType("PeerId", str)
+"""Names one peer for good; 32 hexadecimal digits."""
+
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Text = Annotated[str, Meta(max_length=2048)]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Dimension = Annotated[int, Meta(ge=0, le=2**31)]
+
+DTYPE_BYTES: Mapping[str, int] = {
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "float64": 8,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+}
+"""Bytes per element of each dtype that parameters and tensors may have."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """Where a peer listens: an IP address or host name, and a TCP port."""
+
+    host: Name
+    port: Port
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `HOST:PORT` or `[IPV6]:PORT`. Raises `BadInput` when it is neither."""
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not colon or not host or not port.isdecimal() or int(port) > 65535:
+            raise BadInput(f"'{text}' is not an address; write HOST:PORT, as in 192.168.1.20:4747.")
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class PeerState(StrEnum):
+    """What membership believes of a peer."""
+
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    LEFT = "left"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerProfile:
+    """What a peer measured of itself."""
+
+    device: Name = "cpu"
+    platform: Name = "unknown"
+    threads: Count = 1
+    memory_total_bytes: Count = 0
+    memory_free_bytes: Count = 0
+    """What a new part may use: the machine's free memory, or what is left of `--memory`."""
+    flops_per_s: Mapping[Name, float] = field(default_factory=dict)
+    """Measured rate of matrix products by dtype; empty until measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRecord:
+    """What gossip spreads of one peer. `incarnation` grows with every start, `version` with every change."""
+
+    id: PeerId
+    name: Name
+    addresses: Annotated[tuple[Address, ...], Meta(max_length=16)]
+    incarnation: Count
+    version: Count = 0
+    client: bool = False
+    """A client asks and takes part in its own plans; others never plan with it."""
+    profile: PeerProfile = PeerProfile()
+    holds: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=256)] = ()
+
+    def is_called(self, name: str) -> bool:
+        """By its name, or by its id or the first eight digits or more of it."""
+        return name == self.name or (len(name) >= 8 and self.id.startswith(name))
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """One peer as another one sees it."""
+
+    record: PeerRecord
+    state: PeerState
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The swarm as one peer sees it now: immutable, itself included, sorted by peer id."""
+
+    me: PeerId
+    peers: tuple[PeerView, ...]
+
+    def find(self, peer: PeerId) -> PeerRecord | None:
+        return next((p.record for p in self.peers if p.record.id == peer), None)
+
+    def alive(self) -> tuple[PeerRecord, ...]:
+        return tuple(p.record for p in self.peers if p.state is PeerState.ALIVE)
+
+    def called(self, name: str) -> tuple[PeerRecord, ...]:
+        """The living peers of that name or id."""
+        return tuple(record for record in self.alive() if record.is_called(name))
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if not self.called(name)]
+
+    def hosts(self) -> tuple[PeerRecord, ...]:
+        """Peers, this one included, that hold parts for others."""
+        return tuple(record for record in self.alive() if not record.client)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Shape and dtype of a tensor, without its batch dimension: `[B, *shape]` travels."""
+
+    shape: Annotated[tuple[Dimension, ...], Meta(max_length=8)]
+    dtype: Name = "float32"
+
+    @property
+    def elements(self) -> int:
+        """Elements per sample."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """One parameter or buffer, named by its place in the model and by its content."""
+
+    name: Annotated[str, Meta(max_length=512)]
+    shape: Annotated[tuple[Dimension, ...], Meta(max_length=16)]
+    dtype: Name
+    sha256: Digest
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where the raw little-endian bytes of one tensor lie on this device's disk. Never travels."""
+
+    path: Path
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What lies between two neighbouring cuts of a model. Costs are per sample."""
+
+    name: Name
+    """The cut that ends it: the module path that produced the one live tensor there; `output` for the last."""
+    flops: Count
+    """Floating point operations, two per multiply-add."""
+    parameter_bytes: Count
+    output: TensorSpec
+    inputs: tuple[int, ...]
+    """Indices of the stages that feed it; empty for the first, which takes the model's input."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProfile:
+    """A model as planners see it: a DAG of stages, in topological order."""
+
+    name: Name
+    digest: Digest
+    input: TensorSpec
+    stages: tuple[Stage, ...]
+    blocks: tuple[int, ...]
+    """`blocks[k]` stages come before block k; the last entry stands for the end of the last block."""
+    uncut_reason: Text | None = None
+    """Why the model cannot be cut; None when it can."""
+
+    @property
+    def parameter_bytes(self) -> int:
+        return sum(stage.parameter_bytes for stage in self.stages)
