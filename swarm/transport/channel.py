@@ -1,0 +1,322 @@
+"""One connection between two peers, on which both may ask.
+
+        request, notify                            Service.admit, Service.serve
+              │                                              ▲
+        Asking: who waits for what                 Serving: what is being done
+              │                                              │
+              └──────────▶ encode      Decoder, admit ───────┘
+                              │            ▲
+                         Gate ▼            │  KeepAlive
+                    asyncio transport, or the in-memory pipe
+
+A channel is an `asyncio.BufferedProtocol`: anything that moves bytes as an asyncio transport does can carry it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+from swarm.errors import DeadlineExceeded, MalformedFrame, PeerLost, SwarmError
+from swarm.transport.asking import Asking, reported
+from swarm.transport.base import Hello, Limits, Purpose, Reply, Service
+from swarm.transport.gate import Gate
+from swarm.transport.greeting import MAX_HELLO_BYTES, greeting, read_greeting
+from swarm.transport.keepalive import KeepAlive
+from swarm.transport.serving import Serving, failure
+from swarm.wire import MAX_TIMEOUT_S, Buffer, Decoder, Frame, Kind, encode
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S: Final = 1.0
+"""How long a closing channel may take to send what is in its buffer."""
+
+_REQUEST: Final = Kind.REQUEST  # an enum's attribute takes longer to look up than the test that it is for
+_REPLY: Final = Kind.REPLY
+_WITH_BODY: Final = (Kind.REQUEST, Kind.REPLY, Kind.NOTICE)
+
+OnClose = Callable[["Channel", SwarmError | None], None]
+
+Vouch = Callable[[Hello, asyncio.BaseTransport], None]
+"""Checks that a peer is who it says, by what its connection proves. Raises a `SwarmError`."""
+
+
+class Channel(asyncio.BufferedProtocol):
+    """Made by a `Transport`, inside a running loop; ready for use once `opened()` returned or `on_open` was called.
+
+    Used from the loop's thread only. `on_close` callbacks get the channel and the error that ended it, None when it was
+    closed on this side; each is called once.
+    """
+
+    remote: Hello
+    """Who is on the other side; known once the channel is open."""
+
+    def __init__(
+        self,
+        hello: Hello,
+        service: Service,
+        limits: Limits,
+        *,
+        dialled: bool,
+        on_open: Callable[[Channel], None] | None = None,
+        vouch: Vouch | None = None,
+    ) -> None:
+        self.hello = hello
+        self.dialled = dialled
+        self.is_closed = False
+        self.on_close: list[OnClose] = []
+        self.outlet: Callable[[Sequence[Buffer]], None] = self._write
+        """Takes the buffers of one frame at a time; where faults are put in."""
+        self._limits = limits
+        self._on_open = on_open
+        self._vouch = vouch
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._gone = asyncio.Event()
+        self._mover: asyncio.Transport | None = None
+        self._error: SwarmError | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
+        self._unread = 0
+        self._gate = Gate()
+        self._asking = Asking(limits.asking, self.who)
+        self._serving = Serving(self, service, limits, self._gate, self._send)
+        self._alive = KeepAlive(limits, self._gate, self._send, self._silent)
+        self._pulse = self._alive.pulse
+        self._decoder = Decoder(self._admit, first_header_bytes=MAX_HELLO_BYTES)
+        self._handle: Callable[[Frame], None] = self._greet
+        self._take = self._by_kind()
+
+    async def request(
+        self, method: str, fields: dict[str, Any], body: Buffer = b"", *, timeout_s: float, reply_bytes: int = 0
+    ) -> Reply:
+        """Ask the other side; `body` must not change until the answer is here: it may not have been copied.
+
+        Raises the error that the other side reports, `DeadlineExceeded` after `timeout_s`, `PeerLost` when the
+        connection breaks, `Overloaded` when too much is asked at once, and `FrameTooLarge` for a reply whose body is
+        longer than `reply_bytes`. When the caller is cancelled or out of time, the other side stops serving it.
+        """
+        if self.is_closed or self._gate.is_shut:
+            timeout_s = await self._clear(method, timeout_s)
+        asked = self._asking.open(method, timeout_s, reply_bytes)
+        try:
+            self._send(Frame(_REQUEST, asked.id, method, fields, body, _on_wire(timeout_s)))
+            return await asked.future
+        except BaseException:
+            if self._asking.close(asked) and not self.is_closed:
+                self._send(Frame(Kind.CANCEL, asked.id))
+            raise
+
+    async def notify(self, method: str, fields: dict[str, Any], body: Buffer = b"", *, timeout_s: float = 10.0) -> None:
+        """Tell the other side, one way. Returns when the bytes are handed over and the write buffer is below its
+        high-water mark; `body` must not change until it is sent. Raises `DeadlineExceeded` and `PeerLost`."""
+        if self.is_closed or self._gate.is_shut:
+            timeout_s = await self._clear(method, timeout_s)
+        self._send(Frame(Kind.NOTICE, 0, method, fields, body, _on_wire(timeout_s)))
+        if self._gate.is_shut:
+            await self._clear(method, timeout_s)
+
+    async def aclose(self) -> None:
+        """Send what is in the buffer, for a moment at most, then close. Idempotent."""
+        self._end(None)
+        await self.wait_closed()
+
+    def abort(self) -> None:
+        """Close at once, dropping what was not sent. Idempotent."""
+        self._break(None)
+
+    async def wait_closed(self) -> None:
+        """Return when the connection is gone and nothing is being served any more, the caller's own call apart."""
+        await self._gone.wait()
+        await self._serving.ended()
+
+    async def opened(self) -> None:
+        """Return when both sides have said hello. Raises the `SwarmError` that came instead; for one caller."""
+        await self._opened
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the one who dialled wants it for."""
+        return self.hello.purpose if self.dialled else self.remote.purpose
+
+    @property
+    def rtt_s(self) -> float | None:
+        """The smallest recent keep-alive round trip; None until the first has come back."""
+        return self._pulse.rtt_s
+
+    @property
+    def clock_offset_s(self) -> float:
+        """The remote monotonic clock minus the local one; zero until the first round trip has come back."""
+        return self._pulse.clock_offset_s
+
+    def who(self) -> str:
+        """The other side, as sentences name it."""
+        return f"Peer '{self.remote.name}' ({self.remote.id[:8]})" if hasattr(self, "remote") else "A stranger"
+
+    # What the carrier calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._mover = cast(asyncio.Transport, transport)  # uvloop's are not subclasses of it
+        if self.is_closed:
+            self._mover.abort()
+            return
+        self._mover.set_write_buffer_limits(high=self._limits.high_water_bytes)
+        if self.dialled:
+            self._send(greeting(self.hello))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._decoder.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self.is_closed:
+            return
+        self._pulse.heard_at = self._loop.time()
+        try:
+            self._decoder.received(nbytes)
+            while (frame := self._decoder.next()) is not None:
+                self._handle(frame)
+        except SwarmError as error:
+            if not self.is_closed:
+                self._send(failure(0, error))
+            self._end(error)
+
+    def pause_writing(self) -> None:
+        self._gate.shut()
+
+    def resume_writing(self) -> None:
+        self._unread = 0
+        self._gate.open()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        why = f": {exc}" if exc else ""
+        self._end(PeerLost(f"{self.who()} is gone; the connection broke{why}."))
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        self._gone.set()
+
+    # What frames do.
+
+    def _admit(self, frame: Frame, nbytes: int) -> None:
+        if not self._opened.done():
+            raise MalformedFrame("A stranger sent more than a hello.")
+        if frame.kind not in _WITH_BODY:
+            raise MalformedFrame("This kind of message has no body.")
+        (self._asking if frame.kind is _REPLY else self._serving).admit(frame, nbytes)
+
+    def _greet(self, frame: Frame) -> None:
+        remote = read_greeting(frame, self.hello)
+        if self._vouch is not None and self._mover is not None:
+            self._vouch(remote, self._mover)
+        self.remote = remote
+        self._handle = self._dispatch
+        if not self.dialled:
+            self._send(greeting(self.hello))  # only now: it says that whoever dialled is let in
+        if not self._opened.done():
+            self._opened.set_result(None)
+        if self._on_open is not None:
+            self._on_open(self)
+        self._alive.beat()
+
+    def _dispatch(self, frame: Frame) -> None:
+        if frame.refused is not None and frame.kind not in _WITH_BODY:
+            raise frame.refused
+        self._take[frame.kind](frame)
+
+    def _second_hello(self, _frame: Frame) -> None:
+        raise MalformedFrame("The other side said hello twice.")
+
+    def _by_kind(self) -> tuple[Callable[[Frame], None], ...]:
+        take: dict[Kind, Callable[[Frame], None]] = {
+            Kind.HELLO: self._second_hello,
+            Kind.REQUEST: self._serving.begin,
+            Kind.NOTICE: self._serving.begin,
+            Kind.REPLY: self._asking.reply,
+            Kind.FAILURE: self._failure,
+            Kind.CANCEL: self._serving.cancel,
+            Kind.PING: self._alive.ping,
+            Kind.PONG: self._alive.pong,
+        }
+        return tuple(take[kind] for kind in Kind)
+
+    def _failure(self, frame: Frame) -> None:
+        if frame.id:
+            self._asking.failure(frame)
+        else:
+            self._end(PeerLost(f"{self.who()} ended the connection: {reported(frame)}"))
+
+    # Sending and ending.
+
+    def _send(self, frame: Frame) -> None:
+        if self._gate.is_shut:
+            self._unread += 1
+            if self._unread > self._limits.unread:
+                self._break(PeerLost(f"{self.who()} asks and does not read the answers; it was cut off."))
+                return
+        self.outlet(encode(frame))
+
+    def _write(self, buffers: Sequence[Buffer]) -> None:
+        if self._mover is not None:
+            for buffer in buffers:
+                self._mover.write(buffer)
+
+    async def _clear(self, method: str, timeout_s: float) -> float:
+        """Wait until there is room to send; the seconds that are left then."""
+        start = self._loop.time()
+        try:
+            async with asyncio.timeout(timeout_s if math.isfinite(timeout_s) else None):
+                await self._gate.passed()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{self.who()} did not take in '{method}' within {timeout_s:.3g} s; it or its link may be busy."
+            ) from None
+        if self.is_closed:
+            raise self._lost(method)
+        return timeout_s - (self._loop.time() - start)
+
+    def _lost(self, method: str) -> SwarmError:
+        if self._error is None:
+            return PeerLost(f"'{method}' was not answered: the connection to {self.who()} was closed on this side.")
+        return PeerLost(f"'{method}' was not answered. {self._error}")
+
+    def _silent(self) -> None:
+        self._break(PeerLost(f"{self.who()} has said nothing for {self._limits.silence_s:g} s and counts as lost."))
+
+    def _break(self, error: SwarmError | None) -> None:
+        self._end(error)
+        if self._mover is not None:
+            self._mover.abort()
+
+    def _end(self, error: SwarmError | None) -> None:
+        """The one ending; only the first call counts."""
+        if self.is_closed:
+            return
+        self.is_closed, self._error, self._handle = True, error, _ignore
+        self._alive.stop()
+        if not self._opened.done():
+            self._opened.set_exception(error or PeerLost("The connection was closed before it was open."))
+            self._opened.exception()  # seen: a dial that never connected has nobody waiting for its hello
+        self._asking.fail(self._lost)
+        self._serving.shut()
+        self._gate.open()
+        if self._mover is None:
+            self._gone.set()
+        else:
+            self._mover.close()
+            self._abort_timer = self._loop.call_later(CLOSE_S, self._mover.abort)
+        for callback in self.on_close:
+            try:
+                callback(self, error)
+            except Exception:
+                logger.exception("A callback of a closing channel failed")
+
+
+def _ignore(_frame: Frame) -> None:
+    pass
+
+
+def _on_wire(timeout_s: float) -> float | None:
+    if 0.0 <= timeout_s < MAX_TIMEOUT_S:
+        return timeout_s
+    return 0.0 if timeout_s < 0.0 else None

@@ -1,0 +1,40 @@
+"""What a failed dial means, in words that help."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from swarm.errors import FrameTooLarge, MalformedFrame, PeerLost, PeerUnreachable, SwarmError
+from swarm.types import Address
+
+
+def unreachable(address: Address, error: SwarmError | OSError, timeout_s: float) -> SwarmError:
+    """The error to raise for what went wrong on the way to `address`; a sentence from the other side is kept."""
+    if isinstance(error, OSError):
+        return PeerUnreachable(_no_connection(address, error, timeout_s))
+    if isinstance(error, PeerLost):
+        return PeerUnreachable(
+            f"{address} took the connection and hung up before saying hello; is it a peer of this swarm, and were "
+            "both let in with the same secret?"
+        )
+    if isinstance(error, MalformedFrame | FrameTooLarge):
+        return PeerUnreachable(f"Something listens at {address}, but it is not a swarm peer; check the port.")
+    return error
+
+
+def _no_connection(address: Address, error: OSError, timeout_s: float) -> str:
+    match error:
+        case TimeoutError():
+            return (
+                f"{address} did not answer within {timeout_s:.3g} s; is it switched on and in the same network, and "
+                "does no firewall stand between?"
+            )
+        case ConnectionRefusedError():
+            return f"Nothing listens at {address}; is swarm running there, on that port?"
+        case ssl.SSLError():
+            return f"{address} could not agree on encryption ({error.reason}); was it let into this swarm?"
+        case socket.gaierror():
+            return f"The name {address.host} is unknown in this network; write its IP address instead."
+        case _:
+            return f"{address} cannot be reached: {error.strerror or error}; check that both are in the same network."
