@@ -1,0 +1,241 @@
+"""Real mDNS, on loopback and between network namespaces: who finds whom, and what a record gives away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import pytest
+from zeroconf import IPVersion, ServiceInfo, ServiceStateChange, Zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+import swarm
+from swarm import discovery
+from swarm.discovery import SERVICE, Discovery, read_record
+from swarm.transport.base import PROTOCOL
+from swarm.types import Address, PeerId
+from tests.lab import Lab
+
+LOOPBACK = ["127.0.0.1"]
+
+
+RUN = f"{os.getpid():016x}"
+
+
+def an_id(number: int) -> PeerId:
+    """Of this run: others may go on beside it, on the same loopback."""
+    return PeerId(f"{RUN}{number:016x}")
+
+
+class Found(dict[PeerId, tuple[Address, ...]]):
+    def add(self, peer_id: PeerId, addresses: tuple[Address, ...]) -> None:
+        if peer_id.startswith(RUN):
+            self[peer_id] = addresses
+
+
+def on_loopback(number: int, found: Found, **options: Callable[..., None]) -> Discovery:
+    return Discovery(an_id(number), 4700 + number, LOOPBACK, interfaces=LOOPBACK, on_found=found.add, **options)
+
+
+async def until(true: Callable[[], bool], timeout_s: float = 6.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def observer() -> AsyncIterator[AsyncZeroconf]:
+    """Somebody else on the same network, who sees and says what he likes."""
+    async with AsyncZeroconf(interfaces=LOOPBACK, ip_version=IPVersion.V4Only) as other:
+        yield other
+
+
+async def test_two_find_one_another_and_a_late_joiner_finds_them_at_once() -> None:
+    first, second, late = Found(), Found(), Found()
+    async with on_loopback(1, first), on_loopback(2, second):
+        await until(lambda: an_id(2) in first and an_id(1) in second)
+        assert first[an_id(2)] == (Address("127.0.0.1", 4702),)
+        await asyncio.sleep(1.2)
+        async with on_loopback(3, late):
+            await until(lambda: {an_id(1), an_id(2)} <= late.keys(), timeout_s=0.9)
+    for number, found in enumerate((first, second, late), 1):
+        assert an_id(number) not in found, "oneself is not news"
+
+
+async def test_records_reveal_an_opaque_id_and_where_it_listens(observer: AsyncZeroconf) -> None:
+    async with on_loopback(5, Found()):
+        info = AsyncServiceInfo(SERVICE, f"{an_id(5)}.{SERVICE}")
+        await asyncio.sleep(1.0)
+        assert await info.async_request(observer.zeroconf, 3000)
+        await asyncio.sleep(0.3)
+        said = [
+            repr(record)
+            for name in observer.zeroconf.cache.names()
+            for record in observer.zeroconf.cache.entries_with_name(name)
+        ]
+    assert info.text == b"\x09txtvers=1" + b"\x23id=" + an_id(5).encode() + b"\x03v=%d" % PROTOCOL
+    assert info.server == f"{an_id(5)}.local."
+    assert info.port == 4705
+    assert info.parsed_addresses() == LOOPBACK
+    secrets = {socket.gethostname(), platform.node(), os.environ.get("USER", "root")} - {"", "localhost"}
+    assert not [line for line in said if any(secret.lower() in line.lower() for secret in secrets)]
+
+
+async def test_a_clean_leave_withdraws_the_record(observer: AsyncZeroconf) -> None:
+    events: dict[str, float] = {}
+
+    def heard(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+        if name.startswith(an_id(6)):
+            events[state_change.name] = time.monotonic()
+
+    AsyncServiceBrowser(observer.zeroconf, SERVICE, handlers=[heard])
+    async with on_loopback(6, Found()):
+        await until(lambda: "Added" in events)
+        leaving = time.monotonic()
+    assert time.monotonic() - leaving < 1.0
+    await until(lambda: "Removed" in events, timeout_s=2.0)
+
+
+async def test_leaving_before_the_record_is_out_is_quick() -> None:
+    start = time.monotonic()
+    async with on_loopback(7, Found()):
+        pass
+    assert time.monotonic() - start < 1.0
+
+
+async def test_hostile_records_are_ignored(observer: AsyncZeroconf) -> None:
+    found = Found()
+    good = {"txtvers": "1", "id": an_id(99), "v": str(PROTOCOL)}
+    lies: list[tuple[str, Mapping[str, str | None], list[str]]] = [
+        ("no id", {"txtvers": "1", "v": str(PROTOCOL)}, LOOPBACK),
+        ("a bad id", {**good, "id": f"{RUN}/../../passwd"}, LOOPBACK),
+        ("a long id", {**good, "id": RUN + "a" * 200}, LOOPBACK),
+        ("an empty id", {**good, "id": None}, LOOPBACK),
+        ("another version", {**good, "v": "999"}, LOOPBACK),
+        ("too many places", good, [f"10.1.1.{i}" for i in range(40)]),
+        ("multicast", good, ["224.0.0.251", "255.255.255.255", "0.0.0.0"]),
+        ("this peer itself", {**good, "id": an_id(8)}, ["10.6.6.6"]),
+    ]
+    async with on_loopback(8, found):
+        for number, (name, properties, addresses) in enumerate(lies):
+            lie = ServiceInfo(
+                SERVICE,
+                f"{name} {os.getpid()}.{SERVICE}",
+                4711,
+                properties=dict(properties),
+                server=f"liar{number}-{os.getpid()}.local.",
+                parsed_addresses=addresses,
+            )
+            await observer.async_register_service(lie, cooperating_responders=True)
+        async with on_loopback(9, Found()):
+            await until(lambda: an_id(9) in found)
+            await asyncio.sleep(0.3)
+    assert set(found) == {an_id(9)}
+
+
+def test_what_a_record_may_say() -> None:
+    good: dict[bytes, bytes | None] = {b"txtvers": b"1", b"id": an_id(1).encode(), b"v": b"%d" % PROTOCOL}
+    assert read_record(good, 1, ["10.0.0.1", "10.0.0.1"]) == (an_id(1), (Address("10.0.0.1", 1),))
+    assert read_record(good, 1, ["127.0.0.1", "10.0.0.1"]) == (an_id(1), (Address("10.0.0.1", 1),))
+    assert read_record(good, 1, ["127.0.0.1"]) is None
+    assert read_record(good, 1, ["127.0.0.1"], loopback=True) == (an_id(1), (Address("127.0.0.1", 1),))
+    assert read_record(good, None, ["10.0.0.1"]) is None
+    assert read_record(good, 0, ["10.0.0.1"]) is None
+    assert read_record({**good, b"id": an_id(1).encode().upper() + b"\xff"}, 1, ["10.0.0.1"]) is None
+    assert read_record({}, 1, ["10.0.0.1"]) is None
+
+
+async def test_without_multicast_the_peer_hears_why_and_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems: list[str] = []
+    nowhere = ["203.0.113.9"]
+    async with Discovery(
+        an_id(10), 4710, nowhere, interfaces=nowhere, on_found=Found().add, on_problem=problems.append
+    ):
+        await until(lambda: bool(problems))
+    assert len(problems) == 1
+    assert "--peer" in problems[0]
+    assert "203.0.113.9" in problems[0]
+
+
+async def test_an_error_of_the_body_comes_out_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with on_loopback(12, Found()):
+            raise ZeroDivisionError
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a second loopback address")
+async def test_it_follows_the_addresses_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[list[str]] = []
+    found = Found()
+    monkeypatch.setattr(discovery, "FOLLOW_S", 0.05)
+    monkeypatch.setattr(discovery, "lan_addresses", lambda: ["127.0.0.2"])
+    async with (
+        on_loopback(13, found),
+        Discovery(an_id(11), 4711, LOOPBACK, on_found=Found().add, on_moved=moved.append),
+    ):
+        await until(lambda: found.get(an_id(11)) == (Address("127.0.0.2", 4711),))
+    assert moved == [["127.0.0.2"]]
+
+
+def test_importing_it_does_not_load_zeroconf() -> None:
+    code = "import sys, swarm.discovery; print('zeroconf' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=with_swarm(), timeout=30)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def with_swarm() -> dict[str, str]:
+    """An environment in which a subprocess imports the same `swarm` as this test, installed or not."""
+    return {**os.environ, "PYTHONPATH": str(Path(swarm.__file__).parent.parent)}
+
+
+ON_A_DEVICE = """
+import asyncio, sys
+from swarm.discovery import Discovery
+from swarm.interfaces import lan_addresses
+
+async def main(peer_id: str) -> None:
+    found, all_found = set(), asyncio.Event()
+
+    def on_found(other, addresses):
+        found.add((other, str(addresses[0])))
+        if len(found) == 2:
+            all_found.set()
+
+    async with asyncio.timeout(8):
+        async with Discovery(peer_id, 4747, lan_addresses(), on_found=on_found):
+            await all_found.wait()
+            print(*sorted(f"{other}={where}" for other, where in found), flush=True)
+            await asyncio.to_thread(sys.stdin.readline)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_three_devices_on_a_lan_find_one_another() -> None:
+    with Lab(3) as lab:
+        running = [
+            lab.popen(
+                device,
+                [sys.executable, "-c", ON_A_DEVICE, an_id(20 + device)],
+                env=with_swarm(),
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            for device in range(3)
+        ]
+        lines = [process.stdout.readline() for process in running if process.stdout is not None]
+        for process in running:
+            process.communicate("\n", timeout=5)
+        assert [process.returncode for process in running] == [0, 0, 0]
+    for device in range(3):
+        others = [f"{an_id(20 + i)}={lab.address(i)}:4747" for i in range(3) if i != device]
+        assert lines[device].split() == others
