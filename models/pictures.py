@@ -1,0 +1,150 @@
+"""Pictures to the model's input and its output to labels, on the requester's side.
+
+The resizing, cropping and normalising are timm's evaluation transform, told again with Pillow and numpy: importing timm
+for it would cost a small device 200 MB and seconds. A test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import math
+import stat
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from swarm.errors import BadInput, SwarmError
+from swarm.models.blueprint import PictureConfig
+
+Array = npt.NDArray[np.float32]
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "random": Image.Resampling.BILINEAR,
+}
+
+
+def load(inputs: Sequence[str | Path | Image.Image], config: PictureConfig) -> Array:
+    """Read and prepare pictures: `[B, C, H, W]` float32. Raises `BadInput` that names the file which is at fault."""
+    if not inputs:
+        raise BadInput("No picture was given.")
+    return np.stack([_prepare(item, config) for item in inputs])
+
+
+def top_labels(output: Array, labels: Sequence[str] | None, k: int = 5) -> list[list[tuple[str, float]]]:
+    """For each row of logits `[B, classes]` the k likeliest with their softmax, best first; `class 17` if unnamed.
+
+    Rows are empty for an output of another shape. Raises `SwarmError` for one that is not finite.
+    """
+    if output.ndim != 2:
+        return [[] for _ in output]
+    if not np.isfinite(output).all():
+        raise SwarmError(
+            "The model's output is not a number: too large a value for the way it went, or broken weights; try a wider "
+            "--wire, such as float32."
+        )
+    return [_top(row, labels, k) for row in np.asarray(output, np.float64)]
+
+
+def _top(row: npt.NDArray[np.float64], labels: Sequence[str] | None, k: int) -> list[tuple[str, float]]:
+    exponents = np.exp(row - row.max())
+    scores = exponents / exponents.sum()
+    best = np.argsort(-scores, kind="stable")[:k]
+    return [(labels[i] if labels is not None and i < len(labels) else f"class {i}", float(scores[i])) for i in best]
+
+
+def _prepare(item: str | Path | Image.Image, config: PictureConfig) -> Array:
+    channels, height, width = config.input_size
+    picture = _opened(item, {1: "L", 3: "RGB"}.get(channels), channels)
+    cropped = _cropped(_resized(picture, (height, width), config), (height, width), config)
+    pixels = np.asarray(cropped, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
+    mean, std = (_per_channel(values, channels) for values in (config.mean, config.std))
+    return np.ascontiguousarray((pixels - mean) / std, np.float32)
+
+
+def _opened(item: str | Path | Image.Image, mode: str | None, channels: int) -> Image.Image:
+    if mode is None:
+        raise BadInput(f"The model takes {channels} channels, which a picture file does not have; give it an array.")
+    if isinstance(item, Image.Image):
+        return item.convert(mode)
+    try:
+        if not stat.S_ISREG(Path(item).stat().st_mode):  # opening a pipe would wait for a writer
+            raise BadInput(f"{item} is not a file.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(item) as picture:
+                return picture.convert(mode)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadInput(f"{item} has more pixels than a picture should; make it smaller and try again.") from error
+    except FileNotFoundError as error:
+        raise BadInput(f"There is no picture {item}.") from error
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError) as error:
+        raise BadInput(f"{item} cannot be read as a picture: {error}.") from error
+
+
+def _resized(picture: Image.Image, size: tuple[int, int], config: PictureConfig) -> Image.Image:
+    """To the size from which `crop_pct` is cut, [H, W]."""
+    resample = _FILTERS.get(config.interpolation, Image.Resampling.BILINEAR)
+    target = tuple(math.floor(side / config.crop_pct) for side in size)
+    if config.crop_mode == "squash":
+        height, width = target
+    elif config.crop_mode == "border" or target[0] != target[1]:
+        height, width = _keep_ratio(picture, target, longest=config.crop_mode == "border")
+    else:
+        height, width = _short_side(picture, target[0])
+    return picture if picture.size == (width, height) else picture.resize((width, height), resample)
+
+
+def _short_side(picture: Image.Image, side: int) -> tuple[int, int]:
+    """torchvision's Resize: the shorter side becomes `side`, the longer one is cut down to whole pixels."""
+    width, height = picture.size
+    if width <= height:
+        return int(side * height / width), side
+    return side, int(side * width / height)
+
+
+def _keep_ratio(picture: Image.Image, target: tuple[int, ...], *, longest: bool) -> tuple[int, int]:
+    """timm's ResizeKeepRatio: into the target (`longest`) or around it."""
+    width, height = picture.size
+    ratios = (height / target[0], width / target[1])
+    ratio = max(ratios) if longest else min(ratios)
+    return round(height / ratio), round(width / ratio)
+
+
+def _cropped(picture: Image.Image, size: tuple[int, int], config: PictureConfig) -> Image.Image:
+    """The middle; where the picture is too small, a margin in the mean colour (`border`) or black."""
+    height, width = size
+    canvas, border = picture, config.crop_mode == "border"
+    if picture.width < width or picture.height < height:
+        canvas = _padded(picture, size, config if border else None)
+    left, top = round((canvas.width - width) / 2), round((canvas.height - height) / 2)  # as torchvision rounds
+    return canvas.crop((left, top, left + width, top + height))
+
+
+def _padded(picture: Image.Image, size: tuple[int, int], config: PictureConfig | None) -> Image.Image:
+    height, width = size
+    wide, high = max(picture.width, width), max(picture.height, height)
+    colour: Any = 0
+    if config is not None:
+        colour = tuple(round(255 * value) for value in _per_channel(config.mean, config.input_size[0]).reshape(-1))
+        colour = colour if len(colour) > 1 else colour[0]
+    canvas = Image.new(picture.mode, (wide, high), colour)
+    canvas.paste(picture, ((wide - picture.width) // 2, (high - picture.height) // 2))
+    return canvas
+
+
+def _per_channel(values: Sequence[float], channels: int) -> Array:
+    """[C, 1, 1]; one value serves for all channels, and three serve a grey picture by their mean."""
+    given = np.asarray(values, np.float32)
+    if len(given) not in (1, channels):
+        given = np.asarray([float(np.mean(values))], np.float32)
+    return np.broadcast_to(given, (channels,)).reshape(channels, 1, 1).copy()

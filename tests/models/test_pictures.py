@@ -1,0 +1,116 @@
+"""Our telling of timm's evaluation transform is timm's, to the last bit but one; bad pictures are named."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from swarm.errors import BadInput, SwarmError
+from swarm.models import PictureConfig
+from swarm.models.pictures import load, top_labels
+
+SIZES = [(300, 200), (200, 301), (224, 224), (37, 53), (1000, 31), (259, 256)]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _picture(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, shape, np.uint8), mode=None)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("input_size", [(3, 224, 224), (1, 28, 28), (3, 96, 128)])
+def test_it_is_timms_transform(
+    interpolation: str, crop_pct: float, crop_mode: str, input_size: tuple[int, int, int]
+) -> None:
+    from timm.data import create_transform
+
+    channels = input_size[0]
+    config = PictureConfig(input_size, MEAN[:channels], STD[:channels], interpolation, crop_pct, crop_mode)
+    transform = create_transform(
+        input_size=input_size,
+        interpolation=interpolation,
+        mean=config.mean,
+        std=config.std,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+    )
+    for size in SIZES:
+        picture = _picture(size, "RGB" if channels == 3 else "L")
+        ours = load([picture], config)[0]
+        theirs = transform(picture)
+        assert isinstance(theirs, torch.Tensor)
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-6)
+
+
+def test_files_of_any_mode_become_the_models_channels(tmp_path: Path) -> None:
+    grey = PictureConfig((1, 28, 28), (0.2860,), (0.3530,))
+    colour = PictureConfig((3, 32, 32), MEAN, STD)
+    for mode in ("1", "L", "P", "RGB", "RGBA", "CMYK", "LA"):
+        path = tmp_path / f"{mode}.tiff"
+        Image.new(mode, (40, 30)).save(path)
+        assert load([path, str(path)], grey).shape == (2, 1, 28, 28)
+        assert load([path], colour).shape == (1, 3, 32, 32)
+    out = load([Image.new("L", (28, 28), 255)], grey)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, (1 - 0.2860) / 0.3530, rtol=1e-6)
+
+
+def test_bad_pictures_are_named(tmp_path: Path) -> None:
+    config = PictureConfig((3, 32, 32), MEAN, STD)
+    noise, cut, none = tmp_path / "noise.png", tmp_path / "cut.jpg", tmp_path / "none.png"
+    noise.write_bytes(b"not a picture")
+    _picture((200, 200)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:3000])
+    for path in (noise, cut, none, tmp_path):
+        with pytest.raises(BadInput, match=path.name):
+            load([path], config)
+    with pytest.raises(BadInput, match="No picture"):
+        load([], config)
+
+
+def test_a_decompression_bomb_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (4000, 4000)).save(bomb)
+    for limit in (9_000_000, 1_000_000):  # Pillow warns above one, refuses above two times its limit
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(BadInput, match=r"bomb\.png has more pixels"):
+            load([bomb], PictureConfig((3, 32, 32), MEAN, STD))
+
+
+def test_labels_come_best_first() -> None:
+    output = np.array([[0.0, 2.0, 1.0], [1000.0, 0.0, -1000.0]], np.float32)
+    best, sure = top_labels(output, ["a", "b", "c"], k=2)
+    assert [label for label, _ in best] == ["b", "c"]
+    assert best[0][1] == pytest.approx(np.exp(2) / (1 + np.exp(2) + np.exp(1)))
+    assert sure[0] == ("a", 1.0)
+    assert top_labels(output, None, k=9)[0][0][0] == "class 1"
+    assert len(top_labels(output, None, k=9)[0]) == 3
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_a_number_has_no_labels(value: float) -> None:
+    with pytest.raises(SwarmError, match=r"not a number.*wider --wire"):
+        top_labels(np.array([[0.0, 1.0], [value, 0.0]], np.float32), None)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 3, 4), (2, 3, 4, 4)])
+def test_what_is_not_one_score_for_each_class_has_no_labels(shape: tuple[int, ...]) -> None:
+    assert top_labels(np.zeros(shape, np.float32), ["a", "b", "c"]) == [[], []]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes among its files")
+@pytest.mark.timeout(10)
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(BadInput, match=r"pipe\.png is not a file"):
+        load([tmp_path / "pipe.png"], PictureConfig((3, 32, 32), MEAN, STD))
