@@ -1,0 +1,177 @@
+"""The subcommands and their flags. Every flag can also be set by `SWARM_…` or in the settings file; flags win."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from swarm.cli import settings
+from swarm.cli.kinds import ADDRESSES, PATHS, PeerName, Seconds
+
+if TYPE_CHECKING:
+    from swarm.peer import Peer
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass
+class Output:
+    """How to speak to whoever called. `main` begins with a guess, for errors in the flags themselves."""
+
+    json: bool = False
+    debug: bool = False
+
+    def use_debug(self, debug: bool) -> None:
+        self.debug = debug
+        logging.getLogger().setLevel(logging.DEBUG if debug else logging.ERROR)
+
+
+def _flag(name: str, text: str, **more: Any) -> Callable[[Command], Command]:
+    variable = "SWARM_" + name.strip("-").upper().replace("-", "_")
+    return click.option(name, help=text, envvar=variable, show_default="default" in more, **more)
+
+
+def _use_json(context: click.Context, _: click.Parameter, value: bool) -> bool:
+    context.ensure_object(Output).json = value
+    return value
+
+
+def _use_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.ensure_object(Output).use_debug(value)
+
+
+def _together(*flags: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for flag in reversed(flags):
+            command = flag(command)
+        return command
+
+    return decorate
+
+
+NETWORK = _together(
+    _flag("--interface", "Local IP address to use; repeat for more.", metavar="IP", multiple=True, type=ADDRESSES),
+    _flag("--peer", "A peer to try besides mDNS; repeat for more.", metavar="HOST:PORT", multiple=True, type=ADDRESSES),
+    _flag("--no-mdns", "Neither announce nor look for peers by multicast.", is_flag=True),
+    _flag("--forget", "Neither read nor write last-known peers.", is_flag=True),
+)
+COMPUTE = _together(
+    _flag("--threads", "CPU threads for the model.", type=click.IntRange(min=1)),
+    _flag(
+        "--models",
+        "Python file that registers models of your own; repeat for more.",
+        metavar="FILE",
+        multiple=True,
+        type=PATHS,
+    ),
+)
+OUTPUT = _together(
+    _flag("--json", "Print JSON for programs.", is_flag=True, is_eager=True, callback=_use_json),
+    _flag("--debug", "Show logs and tracebacks.", is_flag=True, is_eager=True, callback=_use_debug, expose_value=False),
+)
+
+
+@click.group(invoke_without_command=True, context_settings={"max_content_width": 100})
+@click.option("--version", is_flag=True, help="Show the version.")
+@click.pass_context
+def app(context: click.Context, version: bool) -> None:
+    """Run one model together on the devices of your network."""
+    if version:
+        from swarm import __version__
+
+        click.echo(f"swarm {__version__}")
+    elif context.invoked_subcommand is None:
+        click.echo(context.get_help())
+    else:
+        context.default_map = tables = settings.defaults(app.commands)
+        chosen, output = tables.get(context.invoked_subcommand, {}), context.ensure_object(Output)
+        output.json = output.json or chosen.get("json", False)
+        output.use_debug(output.debug or chosen.get("debug", False))
+
+
+@app.command()
+@_flag("--name", "What to call this device; its host name by default.", type=PeerName())
+@_flag("--port", "TCP port; 4747, or any free one when that is taken, by default.", type=click.IntRange(0, 65535))
+@NETWORK
+@_flag("--memory", "Most bytes of parameters to hold.", metavar="BYTES", type=click.IntRange(min=0))
+@_flag("--device", "Where parts run, such as cpu or cuda:0.", default="cpu")
+@COMPUTE
+@OUTPUT
+def join(name: str | None, port: int | None, memory: int | None, device: str, json: bool, **common: Any) -> None:
+    """Put this device in the swarm until Ctrl-C."""
+    from swarm.cli import join as command
+
+    peer = _peer(name, port=port, memory_bytes=memory, device=device, **common)
+    command.run(peer, as_json=json)
+
+
+@app.command()
+@_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=2.0)
+@NETWORK
+@OUTPUT
+def status(wait: float, json: bool, **common: Any) -> None:
+    """Show who is in the swarm now, and what each holds."""
+    from swarm.cli import status as command
+
+    command.run(_client(**common), wait, as_json=json)
+
+
+@app.command()
+@click.argument("model")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@_flag("--strategy", "auto, local or slices.", default="auto")
+@_flag("--split", "Blocks to cut before, by number, or cuts by name.", metavar="K[,K...]")
+@_flag("--on", "Only these peers, in this order.", metavar="NAME[,NAME...]")
+@_flag("--weights", "pretrained, random:SEED, or a safetensors file.", default="pretrained")
+@_flag("--wire", "Dtype between peers: float32, float16, bfloat16 or int8.", metavar="DTYPE")
+@_flag("--repeat", "Ask so many times.", type=click.IntRange(min=1), default=1)
+@_flag("--deadline", "Seconds for each request.", type=Seconds(0.001), default=60.0)
+@_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=5.0)
+@NETWORK
+@COMPUTE
+@OUTPUT
+def run(model: str, images: tuple[str, ...], split: str | None, on: str | None, json: bool, **more: Any) -> None:
+    """Classify pictures together; print labels and where the time went."""
+    from swarm.cli import run as command
+
+    wish = command.Wish(
+        model=model,
+        images=list(images),
+        strategy=more.pop("strategy"),
+        split=command.places(split),
+        on=command.names(on),
+        weights=more.pop("weights"),
+        wire=more.pop("wire"),
+        repeat=more.pop("repeat"),
+        deadline_s=more.pop("deadline"),
+        wait_s=more.pop("wait"),
+    )
+    command.run(_client(**more), wish, as_json=json)
+
+
+@app.command()
+@OUTPUT
+def demo(json: bool) -> None:
+    """Show a whole swarm on this machine: three peers, one sliced model, real pictures."""
+    from swarm.cli import demo as command
+
+    command.run(as_json=json)
+
+
+def _client(**common: Any) -> Peer:
+    """A peer that only asks."""
+    return _peer(f"client-{secrets.token_hex(2)}", port=0, client=True, **common)
+
+
+def _peer(
+    name: str | None, *, interface: tuple[str, ...], peer: tuple[str, ...], no_mdns: bool, forget: bool, **more: Any
+) -> Peer:
+    from swarm.cli.show import say
+    from swarm.peer import Peer
+
+    return Peer(name, interfaces=interface, peers=peer, mdns=not no_mdns, remember=not forget, on_problem=say, **more)

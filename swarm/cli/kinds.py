@@ -1,0 +1,52 @@
+"""What the values of flags may be, wherever they come from: the command line, the environment or the settings file."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+MAX_NAME = 128
+MAX_SECONDS = 1e9
+
+
+class Several(click.types.StringParamType):
+    """Text of which one environment variable holds several, split where `separators` match."""
+
+    def __init__(self, separators: str) -> None:
+        self._separators = separators
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        return [text for part in re.split(self._separators, rv) if (text := part.strip())]
+
+
+class Seconds(click.FloatRange):
+    """A length of time: a number, neither infinite nor NaN."""
+
+    name = "seconds"
+
+    def __init__(self, least: float = 0.0) -> None:
+        super().__init__(min=least)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds) or seconds > MAX_SECONDS:
+            self.fail(f"{value} is not a time in seconds.", param, ctx)
+        return seconds
+
+
+class PeerName(click.types.StringParamType):
+    """What other peers accept as a name, and show on their terminals."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not 1 <= len(value) <= MAX_NAME or not value.isprintable():
+            self.fail(f"a name is 1 to {MAX_NAME} printable characters, and this one is not.", param, ctx)
+        return value
+
+
+ADDRESSES = Several(r"[\s,]+")
+PATHS = Several(re.escape(os.pathsep))

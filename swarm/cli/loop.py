@@ -1,0 +1,67 @@
+"""Running a command's coroutine: on uvloop where there is one, ended cleanly by SIGINT and SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any, NoReturn
+
+LEAVE_S = 5.0
+
+
+def run(command: Coroutine[Any, Any, None], *, signal_is_success: bool = False) -> None:
+    """Run until it ends or a signal cancels it, then end the process at once.
+
+    Threads that still compute or import are not waited for: everything that others must know was said by then.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        interrupted = runner.run(_until_signal(command))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        _end(130 if interrupted and not signal_is_success else 0)
+
+
+def _loop_factory() -> Any:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+async def _until_signal(command: Coroutine[Any, Any, None]) -> bool:
+    task = asyncio.ensure_future(command)
+    interrupted = False
+
+    def stop() -> None:
+        nonlocal interrupted
+        if interrupted:  # asked twice: somebody is in a hurry
+            _end(130)
+        interrupted = True
+        task.cancel()
+        asyncio.get_running_loop().call_later(LEAVE_S, _end, 130)
+
+    _on_signals(stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not interrupted:
+            raise
+    return interrupted
+
+
+def _on_signals(stop: Any) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+
+
+def _end(code: int) -> NoReturn:
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,242 @@
+"""Promises to others: offers answered, leases kept, parts loaded for them, and let go.
+
+offer ─▶ accept with a lease, or decline with the reason ─▶ commit: fetch, build ─▶ ready
+renew keeps the lease; release, its end, or the requester's death lets the parts go cold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from swarm import schema
+from swarm.dataflow import Dataflow
+from swarm.errors import Declined, FrameTooLarge, SwarmError
+from swarm.exchange import Caller, Exchange
+from swarm.holdings import Holdings
+from swarm.plan import Answer, Offer, Plan, Step, weights_digest
+from swarm.transport import Call, Reply, Router
+from swarm.types import Address, Name, PeerId
+from swarm.workshop import Blueprint, Workshop
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 30.0
+MAX_LEASES = 256
+MAX_LEASES_EACH = 64
+"""Plans of one requester that this peer serves at once."""
+DIGEST_BYTES = 32
+MAX_OFFER_BYTES = 2**16 * DIGEST_BYTES
+REPORT_EVERY_S = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A promise to hold the parts of one plan until a time (monotonic seconds)."""
+
+    offer: Offer
+    digests: Mapping[str, Sequence[str]]
+    """SHA-256 of each tensor, by step."""
+    needs: Mapping[str, int]
+    """Bytes of each of its parts, by key."""
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlanName:
+    """Names an installed plan in a message."""
+
+    plan: Name
+
+
+class Host:
+    """Answers requesters. `register` its methods; run `watch_leases` for as long as the peer lives."""
+
+    def __init__(
+        self, name: str, exchange: Exchange, holdings: Holdings, dataflow: Dataflow, workshop: Callable[[], Workshop]
+    ):
+        self._name = name
+        self._exchange = exchange
+        self._holdings = holdings
+        self._dataflow = dataflow
+        self._workshop = workshop
+        self._leases: dict[str, Lease] = {}
+        holdings.leased = self._promised
+
+    def register(self, router: Router) -> None:
+        router.add("offer", self._offer, admit=_admit_offer)
+        router.add("commit", self._commit)
+        router.add("renew", self._renew)
+        router.add("release", self._release)
+
+    async def watch_leases(self) -> None:
+        """Let go what lapsed; runs until cancelled."""
+        while True:
+            await asyncio.sleep(1.0)
+            now = monotonic()
+            for plan_id in [key for key, lease in self._leases.items() if lease.until_s < now]:
+                log.info("the lease of plan %s lapsed", plan_id)
+                self._let_go(plan_id)
+            self._holdings.drop_cold()
+
+    def lost(self, peer: PeerId) -> None:
+        """A requester is gone for good: its plans will never be renewed."""
+        for plan_id in [key for key, lease in self._leases.items() if lease.offer.plan.requester == peer]:
+            self._let_go(plan_id)
+
+    def addresses_of(self, peer: PeerId) -> tuple[Address, ...]:
+        """Where a peer of a leased plan listens, as the requester told; membership may not know it yet."""
+        return next((found for lease in self._leases.values() if (found := lease.offer.addresses.get(peer))), ())
+
+    def _promised(self) -> dict[str, int]:
+        return {key: nbytes for lease in self._leases.values() for key, nbytes in lease.needs.items()}
+
+    # Offers
+
+    async def _offer(self, caller: Caller, call: Call) -> Reply:
+        offer = schema.unpack(Offer, call.fields)
+        try:
+            lease = await self._promise(caller, offer, bytes(call.body))
+        except SwarmError as error:
+            answer = Answer(False, str(error)[:2048], memory_free_bytes=self._holdings.free_bytes)
+        else:
+            self._leases[offer.plan.id] = lease
+            answer = Answer(True, lease_s=LEASE_S, memory_free_bytes=self._holdings.free_bytes)
+        return Reply(schema.pack(answer), b"")
+
+    async def _promise(self, caller: Caller, offer: Offer, body: bytes) -> Lease:
+        """A lease, if this peer can do what is asked. Raises the reason why not."""
+        self._check_plan(caller, offer.plan)
+        digests, needs = await self._study(offer.plan, body)
+        self._check_plan(caller, offer.plan)  # again: the study took a while
+        promised = self._promised()
+        new = sum(nbytes for key, nbytes in needs.items() if key not in promised)
+        free = self._holdings.free_bytes
+        if new > free:
+            raise Declined(
+                f"{self._name} has {free / 1e6:.1f} MB free and this part needs {new / 1e6:.1f} MB; "
+                "split the model into more parts, or give that peer more with --memory."
+            )
+        return Lease(offer, digests, needs, monotonic() + LEASE_S)
+
+    def _check_plan(self, caller: Caller, plan: Plan) -> None:
+        if plan.requester != caller.remote.id:
+            raise Declined(f"{self._name} takes a plan only from the peer that made it.")
+        if plan.id in self._leases:
+            raise Declined(f"{self._name} already serves a plan of this name; a new plan needs a name of its own.")
+        theirs = sum(lease.offer.plan.requester == plan.requester for lease in self._leases.values())
+        if len(self._leases) >= MAX_LEASES or theirs >= MAX_LEASES_EACH:
+            raise Declined(f"{self._name} already serves {theirs} plans of this requester; close some sessions.")
+        if not plan.steps or any(len(plan.inputs(s.id)) != 1 or s.peers != (self._exchange.me,) for s in plan.steps):
+            raise Declined(f"{self._name} runs steps with one input, on itself alone; this plan has others.")
+
+    async def _study(self, plan: Plan, body: bytes) -> tuple[dict[str, list[str]], dict[str, int]]:
+        """Each step's digests, and the bytes of each part by key, checked against this peer's own anatomy."""
+        raw = [body[i : i + DIGEST_BYTES].hex() for i in range(0, len(body), DIGEST_BYTES)]
+        digests: dict[str, list[str]] = {}
+        needs: dict[str, int] = {}
+        for step in plan.steps:
+            part = step.part
+            blueprint = await self._workshop().study(part.model)
+            self._check_anatomy(blueprint, plan, step)
+            slots = blueprint.tensors_of(part)
+            digests[step.id], raw = raw[: len(slots)], raw[len(slots) :]
+            if weights_digest(digests[step.id]) != part.weights:
+                raise Declined(f"The tensors offered for {part.name} are not those that its name stands for.")
+            needs[part.key] = sum(slot.nbytes for slot in slots)
+        return digests, needs
+
+    def _check_anatomy(self, blueprint: Blueprint, plan: Plan, step: Step) -> None:
+        """The model comes apart here as it does there, and its tensors have the shapes agreed on."""
+        if blueprint.profile.digest != step.part.anatomy:
+            raise Declined(
+                f"{self._name} finds another anatomy for {step.part.model} than the requester; "
+                "install the same versions of torch, timm and the model on both."
+            )
+        ends = [(edge, step.part.start) for edge in plan.inputs(step.id)]
+        ends += [(edge, step.part.end) for edge in plan.outputs(step.id)]
+        for edge, cut in ends:
+            if edge.tensor != blueprint.boundary(cut):
+                raise Declined(f"The plan's tensor at {cut} has another shape than {step.part.model} gives there.")
+
+    # Leases
+
+    async def _commit(self, caller: Caller, call: Call) -> Reply:
+        lease = self._lease(caller, call)
+        plan = lease.offer.plan
+        keep = asyncio.create_task(_keep(lease))
+        try:
+            for step in plan.steps:
+                async with self._reporting(plan, step) as note:
+                    blueprint = await self._workshop().study(step.part.model)
+                    await self._holdings.load(blueprint, step.part, lease.digests[step.id], lease.offer.sources, note)
+        finally:
+            keep.cancel()
+        if self._leases.get(plan.id) is not lease:
+            raise Declined(f"The lease of this plan ended at {self._name} while it loaded; load the model again.")
+        if plan.requester != self._exchange.me:  # a requester installs its own plans whole
+            self._dataflow.install(plan)
+        for edge in plan.edges:
+            if edge.sender == self._exchange.me:
+                await self._exchange.reach(edge.receiver, "tensors", LEASE_S / 3)
+        return Reply({"ready": True}, b"")
+
+    @asynccontextmanager
+    async def _reporting(self, plan: Plan, step: Step) -> AsyncIterator[Callable[[float], None]]:
+        """Takes fractions done, and tells the requester of the latest now and then."""
+        latest = asyncio.Queue[float](1)
+
+        def note(fraction: float) -> None:
+            if latest.full():
+                latest.get_nowait()
+            latest.put_nowait(fraction)
+
+        async def tell() -> None:
+            while True:
+                fields = {"plan": plan.id, "step": step.id, "fraction": await latest.get()}
+                with suppress(SwarmError):
+                    await self._exchange.notify(plan.requester, "progress", fields, timeout_s=1.0)
+                await asyncio.sleep(REPORT_EVERY_S)
+
+        reporter = asyncio.create_task(tell())
+        try:
+            yield note
+        finally:
+            reporter.cancel()
+
+    async def _renew(self, caller: Caller, call: Call) -> Reply:
+        self._lease(caller, call).until_s = monotonic() + LEASE_S
+        return Reply({"lease_s": LEASE_S}, b"")
+
+    async def _release(self, caller: Caller, call: Call) -> Reply:
+        with suppress(SwarmError):
+            self._let_go(self._lease(caller, call).offer.plan.id)
+        return Reply({}, b"")
+
+    def _lease(self, caller: Caller, call: Call) -> Lease:
+        lease = self._leases.get(schema.unpack(PlanName, call.fields).plan)
+        if lease is None or lease.offer.plan.requester != caller.remote.id:
+            raise SwarmError(f"{self._name} has no lease for this plan; load the model again.")
+        return lease
+
+    def _let_go(self, plan_id: str) -> None:
+        lease = self._leases.pop(plan_id)
+        if lease.offer.plan.requester != self._exchange.me:
+            self._dataflow.remove(plan_id)
+
+
+async def _keep(lease: Lease) -> None:
+    """A lease does not lapse while its parts are being loaded."""
+    while True:
+        lease.until_s = monotonic() + LEASE_S
+        await asyncio.sleep(LEASE_S / 3)
+
+
+def _admit_offer(_caller: Caller, _fields: dict[str, Any], nbytes: int) -> None:
+    if nbytes > MAX_OFFER_BYTES or nbytes % DIGEST_BYTES:
+        raise FrameTooLarge(f"An offer came with {nbytes} bytes of digests; at most {MAX_OFFER_BYTES} are taken.")

@@ -1,0 +1,329 @@
+"""One peer of the swarm: the one place that wires everything together.
+
+async with Peer() as peer:                              # joins this network's swarm
+    vit = await peer.load("vit_base_patch16_224")       # plans, negotiates, loads
+    result = await vit(pictures)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from swarm import measure
+from swarm.background import in_daemon_thread
+from swarm.dataflow import Dataflow
+from swarm.errors import AddressInUse, NoPeers, SwarmError
+from swarm.exchange import Exchange
+from swarm.fetch import WeightsServer
+from swarm.gossip import Gossip
+from swarm.holdings import Holdings
+from swarm.host import Host
+from swarm.interfaces import lan_addresses
+from swarm.loading import Loader, Wish, quiet
+from swarm.membership import Membership
+from swarm.session import Session
+from swarm.store import Store
+from swarm.transport import PROTOCOL, Hello, Links, Listener, Purpose, Router, TcpTransport
+from swarm.types import Address, PeerId, PeerRecord, PeerState, View
+from swarm.workshop import Progress
+
+if TYPE_CHECKING:
+    from swarm.models.workshop import Workshop
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT = 4747
+LOAD_TIMEOUT_S = 600.0
+MEASURE_EVERY_S = 10.0
+LOOK_EVERY_S = 0.02
+ALL_INTERFACES = "0.0.0.0"  # noqa: S104 - a peer is there for its whole LAN, unless told otherwise
+
+
+class Peer:
+    """A member of the swarm for as long as the `async with` lasts. The constructor does no I/O.
+
+    :param name: shown to people; the host's name by default.
+    :param port: TCP port; None takes 4747, or any free one when that is taken.
+    :param interfaces: local IP addresses to use; all of the LAN's by default.
+    :param peers: addresses to try besides what mDNS finds.
+    :param memory_bytes: most bytes of parameters to hold; what is free by default.
+    :param threads: torch's threads; all cores by default.
+    :param models: Python files of this device's owner that register models of their own.
+    :param client: ask only; others never plan with this peer.
+    :param remember: read and write the last-known addresses of peers, the way back in after a restart.
+    :param on_problem: told, in a sentence, what goes wrong beside any request, such as multicast that is blocked.
+    :raises AddressInUse: on entering, when `port` belongs to another program.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        port: int | None = None,
+        interfaces: Sequence[str] = (),
+        peers: Sequence[str | Address] = (),
+        memory_bytes: int | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
+        models: Sequence[str | Path] = (),
+        mdns: bool = True,
+        client: bool = False,
+        cache: Path | None = None,
+        remember: bool = True,
+        on_problem: Callable[[str], None] = log.warning,
+    ):
+        self.id = PeerId(secrets.token_hex(16))
+        self.name = name or platform.node().split(".")[0] or "peer"
+        self._port = port
+        self._interfaces = tuple(interfaces)
+        self._seeds = tuple(Address.parse(peer) if isinstance(peer, str) else peer for peer in peers)
+        self._memory_bytes = memory_bytes
+        self._threads = threads
+        self._device = device
+        self._models = tuple(Path(path).resolve() for path in models)
+        self._mdns = mdns
+        self._client = client
+        self._remember = remember
+        self._on_problem = on_problem
+        self._cache = cache or Path(platformdirs.user_cache_dir("swarm", appauthor=False))
+        self._transport = TcpTransport()
+        self._stack = AsyncExitStack()
+        self._sessions: set[Session] = set()
+        self._made_workshop: Workshop | None = None
+
+    # Joining and leaving
+
+    async def __aenter__(self) -> Peer:
+        try:
+            await self._join()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        try:
+            await asyncio.gather(*(session.aclose() for session in tuple(self._sessions)))
+        finally:
+            await self._stack.aclose()
+
+    async def _join(self) -> None:
+        router = Router()
+        self._links = Links(self._transport, self._hello, router, self._addresses_of)
+        self._stack.push_async_callback(self._links.aclose)
+        addresses = await self._listen(router)
+        self._exchange = Exchange(self._hello("control"), self._links, router)
+        self._membership = Membership(self._record(addresses))
+        self._wire_up(router)
+        await self._stack.enter_async_context(self._dataflow)
+        await self._stack.enter_async_context(self._holdings.batcher)
+        known = self._cache / "known-peers.json" if self._remember else None
+        self._gossip = await self._stack.enter_async_context(
+            Gossip(self._membership, self._links, router, seeds=self._seeds, known=known)
+        )
+        await self._announce(addresses)
+        tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+        self._tasks = tasks
+        background = [tasks.create_task(self._host.watch_leases()), tasks.create_task(self._watch_losses())]
+        if not self._client:
+            background.append(tasks.create_task(self._measure()))
+        self._stack.callback(_cancel_all, background)
+
+    def _wire_up(self, router: Router) -> None:
+        from swarm.strategies import choose
+
+        self._store = Store(self._cache / "tensors")
+        self._holdings = Holdings(
+            self.name,
+            self._exchange,
+            self._store,
+            lambda: self._workshop,
+            limit_bytes=self._memory_bytes,
+            on_change=lambda names: self._gossip.update(holds=names),
+        )
+        self._dataflow = Dataflow(self.id, self.name, self._exchange, self._holdings.run)
+        self._host = Host(self.name, self._exchange, self._holdings, self._dataflow, lambda: self._workshop)
+        for role in (self._dataflow, self._host, WeightsServer(self._store)):
+            role.register(router)
+        self._loader = Loader(self._exchange, self._store, lambda: self._workshop, choose, self._addresses_of)
+        self._loader.register(router)
+
+    async def _listen(self, router: Router) -> tuple[Address, ...]:
+        """Open the door; the addresses at which others reach it."""
+        hosts = self._interfaces or (ALL_INTERFACES,)
+        listener = await self._open_door(hosts, DEFAULT_PORT if self._port is None else self._port, router)
+        self._stack.push_async_callback(listener.aclose)
+        return tuple(Address(host, listener.addresses[0].port) for host in self._interfaces or lan_addresses())
+
+    async def _open_door(self, hosts: Sequence[str], port: int, router: Router) -> Listener:
+        try:
+            addresses = [Address(host, port) for host in hosts]
+            return await self._transport.listen(addresses, self._hello("control"), router, self._links.register)
+        except AddressInUse:
+            if self._port is not None:
+                raise
+        addresses = [Address(host, 0) for host in hosts]
+        return await self._transport.listen(addresses, self._hello("control"), router, self._links.register)
+
+    def _hello(self, purpose: Purpose) -> Hello:
+        return Hello(PROTOCOL, self.id, self.name, purpose)
+
+    async def _announce(self, addresses: tuple[Address, ...]) -> None:
+        if not self._mdns:
+            return
+        from swarm.discovery import Discovery
+
+        port = addresses[0].port
+        discovery = Discovery(
+            self.id,
+            port,
+            [address.host for address in addresses],
+            interfaces=self._interfaces,
+            on_found=self._gossip.introduce,
+            on_moved=lambda hosts: self._gossip.update(addresses=tuple(Address(host, port) for host in hosts)),
+            on_problem=self._on_problem,
+        )
+        await self._stack.enter_async_context(discovery)
+
+    def _record(self, addresses: tuple[Address, ...]) -> PeerRecord:
+        profile = measure.profile(self._device, self._threads, self._memory_bytes)
+        return PeerRecord(self.id, self.name, addresses, time.time_ns() // 1000, client=self._client, profile=profile)
+
+    # Who is here
+
+    def view(self) -> View:
+        """The swarm as this peer sees it now; immutable."""
+        return self._gossip.view()
+
+    def changes(self) -> AsyncIterator[View]:
+        """Views as they change, the newest wins over those not yet looked at; the first comes at once."""
+        return self._gossip.changes()
+
+    async def wait_for(
+        self, names: Sequence[str] = (), *, count: int = 1, settle_s: float = 0.0, timeout_s: float = 5.0
+    ) -> View:
+        """The view once all `names` (or ids) are here, or without names once `count` other hosts are.
+
+        :param settle_s: and once nobody new has come for so long.
+        :raises NoPeers: they are not here when `timeout_s` is over.
+        """
+        deadline, calm_since, seen = monotonic() + timeout_s, monotonic(), -1
+        while True:
+            others = [host for host in self.view().hosts() if host.id != self.id]
+            if len(others) != seen:
+                seen, calm_since = len(others), monotonic()
+            enough = not self.view().missing(names) if names else len(others) >= count
+            if enough and monotonic() - calm_since >= settle_s:
+                return self.view()
+            if monotonic() >= deadline:
+                break
+            await asyncio.sleep(LOOK_EVERY_S)
+        if enough:
+            return self.view()
+        missing = self.view().missing(names)
+        who = f"No peer named {', '.join(missing)}" if missing else "No other peer"
+        raise NoPeers(
+            f"{who} was seen within {timeout_s:g} s. Start `swarm join` on the other devices, name one with "
+            "--peer HOST:PORT if multicast does not reach it, or use --strategy local to work alone."
+        )
+
+    # Asking
+
+    async def load(
+        self,
+        model: str,
+        strategy: str = "auto",
+        split: Sequence[int | str] | None = None,
+        peers: Sequence[str] | None = None,
+        weights: str = "pretrained",
+        wire: str | None = None,
+        goal: str = "latency",
+        *,
+        timeout_s: float = LOAD_TIMEOUT_S,
+        progress: Progress = quiet,
+    ) -> Session:
+        """Agree with the swarm how to run `model`, have every peer load its part, and give back a session.
+
+        :param model: a name: `fashion-vit`, one of timm's or torchvision's, or one registered on the peers.
+        :param strategy: `auto`, `local` or `slices`.
+        :param split: block indices to cut before, or names of cuts.
+        :param peers: names or ids; only these, in this order.
+        :param weights: `pretrained`, `random:SEED`, or a safetensors file.
+        :param wire: dtype of tensors between peers; float32 by default.
+        :param goal: what to be good at; `latency` for now.
+        :raises SwarmError: no plan was found or agreed on; the sentence says why.
+        """
+        wish = Wish(model, strategy, split, peers, weights, wire, goal)
+        plan, blueprint = await self._loader.load(wish, self.view(), timeout_s, progress)
+        session = Session(plan, self._exchange, self._dataflow, self._workshop.interpreter(blueprint), self._forget)
+        self._sessions.add(session)
+        session.keeper = self._tasks.create_task(session.keep_leases())
+        return session
+
+    def _forget(self, session: Session) -> None:
+        self._sessions.discard(session)
+        if session.keeper is not None:
+            session.keeper.cancel()
+
+    # Beside
+
+    @property
+    def _workshop(self) -> Workshop:
+        if self._made_workshop is None:
+            from swarm.models.workshop import Workshop
+
+            self._made_workshop = Workshop(self._cache, self._models, self._device, self._threads)
+        return self._made_workshop
+
+    def _addresses_of(self, peer: PeerId) -> tuple[Address, ...]:
+        record = self._membership.view().find(peer)
+        return record.addresses if record else self._host.addresses_of(peer)
+
+    async def _watch_losses(self) -> None:
+        """A peer that is not alive any more ends the requests that need it; one that is gone, its own plans too."""
+        alive: dict[PeerId, str] = {}
+        known: set[PeerId] = set()
+        async for view in self.changes():
+            now = {record.id: record.name for record in view.alive()}
+            here = {seen.record.id for seen in view.peers if seen.state in (PeerState.ALIVE, PeerState.SUSPECT)}
+            for peer in alive.keys() - now.keys():
+                self._dataflow.lost(peer, alive[peer])
+            for peer in known - here:
+                self._host.lost(peer)
+            alive, known = now, here
+
+    async def _measure(self) -> None:
+        """Tell the swarm how fast this device is and what memory is free; load torch before it is needed.
+
+        A device that cannot compute stays as a client: it may ask, and nobody plans with it.
+        """
+        profile = self._membership.me.profile
+        await asyncio.to_thread(lambda: self._workshop)  # importing it reads files
+        try:
+            profile = replace(profile, flops_per_s={"float32": await self._workshop.flops_per_s()})
+            await in_daemon_thread(self._workshop.warm)
+        except (SwarmError, ImportError, OSError, RuntimeError) as error:
+            self._on_problem(f"{self.name} cannot compute on {self._device}, so nobody will plan with it: {error}")
+            self._gossip.update(client=True)
+            return
+        while True:
+            profile = replace(profile, memory_free_bytes=self._holdings.free_bytes // 10**7 * 10**7)
+            self._gossip.update(profile=profile)
+            await asyncio.sleep(MEASURE_EVERY_S)
+
+
+def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()

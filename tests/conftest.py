@@ -1,0 +1,84 @@
+"""What every test gets: an empty home, loopback only, and an event loop that may not block."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from blockbuster import BlockBuster
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# `python -m pytest` puts the repository root here, and with it bare `models`: a second copy of `swarm.models`.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+
+FOLDERS = {
+    "HOME": "",
+    "USERPROFILE": "",
+    "APPDATA": "config",
+    "LOCALAPPDATA": "data",
+    "XDG_CACHE_HOME": "cache",
+    "XDG_CONFIG_HOME": "config",
+    "XDG_DATA_HOME": "data",
+    "XDG_RUNTIME_DIR": "run",
+    "XDG_STATE_HOME": "state",
+}
+OFFLINE = {
+    "SWARM_INTERFACE": "127.0.0.1",
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONSAFEPATH": "1",
+}
+home = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module is imported, since some libraries read the environment only then."""
+    folder = config.stash[home] = Path(tempfile.mkdtemp(prefix="swarm-tests-"))
+    for name in [name for name in os.environ if name.startswith("SWARM_")]:
+        del os.environ[name]
+    for name, inside in FOLDERS.items():
+        (folder / inside).mkdir(mode=0o700, exist_ok=True)
+        os.environ[name] = str(folder / inside)
+    os.environ.update(OFFLINE)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[home], ignore_errors=True)
+
+
+def pytest_report_header() -> str:
+    import swarm
+
+    return f"swarm: {swarm.__version__} from {Path(swarm.__file__).parent}"
+
+
+def _scanned() -> list[ModuleType]:
+    """Our four folders, by place: importing them here would load torch into every test."""
+    modules = []
+    for folder in ("swarm", "models", "strategies", "tui"):
+        module = ModuleType(folder)
+        module.__path__ = [f"{ROOT / folder}{os.sep}"]
+        modules.append(module)
+    return modules
+
+
+@pytest.fixture(scope="session")
+def _blockbuster() -> BlockBuster:
+    return BlockBuster(_scanned())
+
+
+@pytest.fixture(autouse=True)
+def _loop_never_blocks(request: pytest.FixtureRequest, _blockbuster: BlockBuster) -> Iterator[None]:
+    """A blocking call below our code in a running event loop raises `BlockingError` there."""
+    if request.node.get_closest_marker("may_block"):
+        yield
+        return
+    _blockbuster.activate()
+    yield
+    _blockbuster.deactivate()

@@ -1,0 +1,111 @@
+"""The command `swarm` as real processes, on loopback or on a lab's device."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.lab import Lab
+
+PICTURES = sorted(str(path) for path in (Path(__file__).resolve().parents[2] / "models/data/pictures").glob("*.png"))
+SWARM = [sys.executable, "-P", "-m", "swarm"]
+START_S, STOP_S, RUN_S = 30, 10, 120
+
+
+@dataclass
+class Joined:
+    """A `swarm join` that said it is ready."""
+
+    process: subprocess.Popen[str]
+    name: str
+    id: str
+    address: str
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(STOP_S)
+
+
+@contextmanager
+def joined(*arguments: str, name: str, lab: Lab | None = None, device: int = 0) -> Iterator[Joined]:
+    """A peer in a process of its own; killed when the block ends, if it still runs."""
+    where = [] if lab else ["--interface", "127.0.0.1", "--port", "0"]
+    argv = [*SWARM, "join", "--json", "--name", name, "--threads", "1", *where, *arguments]
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": _env(lab)}
+    process = lab.popen(device, argv, **options) if lab else subprocess.Popen(argv, **options)
+    try:
+        ready = json.loads(_line(process))
+        assert ready["event"] == "ready"
+        yield Joined(process, ready["name"], ready["id"], ready["address"])
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(STOP_S)
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+def swarm(*arguments: str, lab: Lab | None = None, device: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    argv = [*SWARM, *arguments]
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": _env(lab)}
+    process = lab.popen(device, argv, **options) if lab else subprocess.Popen(argv, **options)
+    with process:
+        try:
+            out, err = process.communicate(timeout=RUN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(argv, process.returncode, out, err)
+
+
+def swarm_json(*arguments: str, lab: Lab | None = None, device: int = 0) -> dict[str, Any]:
+    done = swarm(*arguments, "--json", lab=lab, device=device)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def labels(report: dict[str, Any]) -> list[str]:
+    return [row["labels"][0]["label"] for row in report["results"]]
+
+
+def check_sentence(done: subprocess.CompletedProcess[str], exit_code: int, *words: str) -> None:
+    """One sentence on stderr with these words, the exit code of its kind, and no traceback."""
+    assert done.returncode == exit_code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    """The first line of its output; the process is killed when none comes in time."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    timer = threading.Timer(START_S, process.kill)
+    timer.start()
+    line = process.stdout.readline()
+    timer.cancel()
+    if not line:
+        raise AssertionError(f"a peer was not ready: {process.stderr.read()}")
+    return line
+
+
+def _env(lab: Lab | None) -> dict[str, str]:
+    """In a lab the namespace keeps everything in; elsewhere `SWARM_INTERFACE` does."""
+    return {key: value for key, value in os.environ.items() if not (lab and key == "SWARM_INTERFACE")}
+
+
+def without(values: Sequence[str], *dropped: str) -> list[str]:
+    return [value for value in values if value not in dropped]

@@ -1,0 +1,121 @@
+"""The worker and its queue: batches form while it is busy, and nobody's rows get lost or mixed up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from time import monotonic
+
+import numpy as np
+import pytest
+
+from swarm.batching import Batcher
+from swarm.errors import BadInput, DeadlineExceeded, Overloaded, SwarmError
+from swarm.types import Array
+
+
+class Gate:
+    """A part that adds one to its rows, once the test lets it; it notes the batches that it was given."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.batches: list[tuple[str, int]] = []
+
+    def __call__(self, part: str, x: Array) -> Array:
+        assert self.open.wait(10)
+        self.batches.append((part, len(x)))
+        if part == "broken":
+            raise ValueError("secret")
+        if part == "picky":
+            raise BadInput("The shape is wrong.")
+        return x + 1
+
+
+def rows(*values: float) -> Array:
+    return np.array(values, np.float32)[:, None]
+
+
+async def waiting(batcher: Batcher, count: int) -> None:
+    async with asyncio.timeout(5):
+        while len(batcher._waiting) < count:
+            await asyncio.sleep(0)
+
+
+def later(seconds: float = 10) -> float:
+    return monotonic() + seconds
+
+
+async def test_what_gathers_while_the_worker_is_busy_becomes_one_batch() -> None:
+    gate = Gate()
+    async with Batcher(gate) as batcher, asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(batcher.run("p", rows(0), later()))
+        await asyncio.sleep(0.05)
+        others = [tasks.create_task(batcher.run("p", rows(i, i + 0.5), later())) for i in (1, 2, 3)]
+        await waiting(batcher, 3)
+        gate.open.set()
+    assert gate.batches == [("p", 1), ("p", 6)]
+    assert first.result().output.tolist() == [[1]]
+    assert [task.result().output.ravel().tolist() for task in others] == [[2, 2.5], [3, 3.5], [4, 4.5]]
+    assert all(task.result().queue_s > 0 for task in others)
+
+
+async def test_other_parts_and_shapes_and_too_many_rows_wait_for_their_own_batch() -> None:
+    gate = Gate()
+    async with Batcher(gate, max_batch=3) as batcher, asyncio.TaskGroup() as tasks:
+        jobs = [
+            ("p", rows(0)),
+            ("p", rows(1, 1)),
+            ("q", rows(2)),
+            ("p", rows(3, 3)),
+            ("p", np.ones((1, 2), np.float32)),
+        ]
+        tasks.create_task(batcher.run("block", rows(9), later()))
+        await asyncio.sleep(0.05)
+        for part, x in jobs:
+            tasks.create_task(batcher.run(part, x, later()))
+        await waiting(batcher, len(jobs))
+        gate.open.set()
+    assert gate.batches[1:] == [("p", 3), ("q", 1), ("p", 2), ("p", 1)]
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    gate = Gate()
+    async with Batcher(gate, max_waiting=2, owner="attic-pi") as batcher, asyncio.TaskGroup() as tasks:
+        tasks.create_task(batcher.run("p", rows(0), later()))
+        await asyncio.sleep(0.05)
+        for _ in range(2):
+            tasks.create_task(batcher.run("p", rows(0), later()))
+        await waiting(batcher, 2)
+        with pytest.raises(Overloaded, match="attic-pi"):
+            await batcher.run("p", rows(0), later())
+        gate.open.set()
+
+
+async def test_the_late_and_the_cancelled_are_not_run() -> None:
+    gate = Gate()
+    async with Batcher(gate) as batcher, asyncio.TaskGroup() as tasks:
+        tasks.create_task(batcher.run("p", rows(0), later()))
+        await asyncio.sleep(0.05)
+        cancelled = tasks.create_task(batcher.run("p", rows(1), later()))
+        late = asyncio.ensure_future(batcher.run("p", rows(2), later(0.05)))
+        await waiting(batcher, 2)
+        await asyncio.sleep(0.1)
+        cancelled.cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        with pytest.raises(DeadlineExceeded):
+            await late
+    assert gate.batches == [("p", 1)]
+
+
+async def test_an_error_reaches_its_own_callers_and_the_worker_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    gate.open.set()
+    async with Batcher(gate, owner="attic-pi") as batcher:
+        with pytest.raises(BadInput, match="shape"):
+            await batcher.run("picky", rows(0), later())
+        with pytest.raises(SwarmError, match="attic-pi failed to run its part") as caught:
+            await batcher.run("broken", rows(0), later())
+        assert "secret" not in str(caught.value)
+        assert "secret" in caplog.text
+        assert (await batcher.run("p", rows(0), later())).output.tolist() == [[1]]

@@ -1,0 +1,180 @@
+"""A swarm in memory with a model made of numbers: everything real but the sockets, mDNS and torch.
+
+The toy model adds the four numbers of one tensor at each of its four stages, so that what a chain gives shows which
+parts ran, in which order, with whose weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swarm import schema
+from swarm.dataflow import Dataflow
+from swarm.errors import CannotSplit, WeightsError
+from swarm.exchange import Exchange
+from swarm.fetch import WeightsServer
+from swarm.holdings import Holdings
+from swarm.host import Host
+from swarm.plan import INPUT, OUTPUT, Goal, Offer, Part, Plan, weights_digest
+from swarm.store import Store
+from swarm.strategies.chain import chain
+from swarm.transport import PROTOCOL, Hello, Links, Purpose, Router
+from swarm.transport.memory import MemoryNetwork, MemoryTransport
+from swarm.types import (
+    Address,
+    Array,
+    Location,
+    ModelProfile,
+    PeerId,
+    PeerRecord,
+    PeerState,
+    PeerView,
+    Stage,
+    TensorSpec,
+    View,
+)
+
+SPEC = TensorSpec((4,))
+CUTS = (INPUT, "a", "b", "c", OUTPUT)
+STAGES = tuple(Stage(name, 100, 16, SPEC, (i - 1,) if i else ()) for i, name in enumerate(CUTS[1:]))
+PROFILE = ModelProfile("toy", "d" * 64, SPEC, STAGES, (1, 2, 3))
+TENSORS = {f"{name}.bias": np.full(4, 10.0**i, np.float32) for i, name in enumerate(CUTS[1:])}
+DIGESTS = {name: sha256(value.tobytes()).hexdigest() for name, value in TENSORS.items()}
+GOAL = Goal()
+
+
+@dataclass(frozen=True)
+class ToySlot:
+    name: str
+    nbytes: int = 16
+
+
+@dataclass(frozen=True)
+class ToyBlueprint:
+    profile: ModelProfile = PROFILE
+
+    def tensors_of(self, part: Part) -> list[ToySlot]:
+        if part.start not in CUTS or part.end not in CUTS:
+            raise CannotSplit("The toy has no such cut.")
+        span = CUTS[CUTS.index(part.start) + 1 : CUTS.index(part.end) + 1]
+        return [ToySlot(f"{name}.bias") for name in span]
+
+    def boundary(self, cut: str) -> TensorSpec:
+        return SPEC
+
+
+@dataclass
+class ToyWorkshop:
+    """`before_run` is called in the worker thread before each batch, to wait or to raise."""
+
+    blueprint: ToyBlueprint = field(default_factory=ToyBlueprint)
+    before_run: Callable[[Part], None] = lambda part: None
+
+    async def study(self, model: str, progress: object = None) -> ToyBlueprint:
+        return self.blueprint
+
+    async def resolve(self, blueprint: ToyBlueprint, source: str, progress: object = None) -> Any:
+        raise WeightsError("The toy's weights are where the test put them.")
+
+    def build(
+        self, blueprint: ToyBlueprint, part: Part, digests: Sequence[str], locate: Callable[[str], Location]
+    ) -> Callable[[Array], Array]:
+        places = [locate(digest) for digest in digests]
+        biases = [np.frombuffer(p.path.read_bytes()[p.offset : p.offset + p.nbytes], np.float32) for p in places]
+
+        def run(x: Array) -> Array:
+            self.before_run(part)
+            y: Array = x + np.sum(biases, axis=0)
+            return y
+
+        return run
+
+
+class Node:
+    """What `Peer` wires together, without membership: everybody knows everybody's address."""
+
+    def __init__(self, name: str, network: MemoryNetwork, folder: Path, *, limit_bytes: int | None = None):
+        self.id = PeerId(name)
+        self.address = Address(name, 1)
+        self.router = Router()
+        self.transport = MemoryTransport(network)
+        self.links = Links(self.transport, self.hello, self.router, lambda peer: [Address(peer, 1)])
+        self.workshop = ToyWorkshop()
+        self.exchange = Exchange(self.hello("control"), self.links, self.router)
+        self.store = Store(folder / name)
+        self.holdings = Holdings(name, self.exchange, self.store, lambda: self.workshop, limit_bytes=limit_bytes)
+        self.dataflow = Dataflow(self.id, name, self.exchange, self.holdings.run)
+        self.host = Host(name, self.exchange, self.holdings, self.dataflow, lambda: self.workshop)
+        for role in (self.dataflow, self.host, WeightsServer(self.store)):
+            role.register(self.router)
+        self.router.add("progress", lambda channel, call: None)
+
+    def hello(self, purpose: Purpose) -> Hello:
+        return Hello(PROTOCOL, self.id, self.id, purpose)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Node]:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.links.aclose)
+            listener = await self.transport.listen(
+                [self.address], self.hello("control"), self.router, self.links.register
+            )
+            stack.push_async_callback(listener.aclose)
+            await stack.enter_async_context(self.dataflow)
+            await stack.enter_async_context(self.holdings.batcher)
+            watch = asyncio.create_task(self.host.watch_leases())
+            stack.callback(watch.cancel)
+            yield self
+
+    def own_weights(self) -> None:
+        """Put all of the toy's tensors into this node's store."""
+        for name, value in TENSORS.items():
+            with self.store.writer(DIGESTS[name], value.nbytes) as blob:
+                blob.write(value.tobytes())
+
+
+@asynccontextmanager
+async def swarm_of(folder: Path, *names: str, **limits: int) -> AsyncIterator[list[Node]]:
+    """Running nodes; the first has the weights. `limits` are bytes of parameters by name."""
+    network = MemoryNetwork()
+    nodes = [Node(name, network, folder, limit_bytes=limits.get(name)) for name in names]
+    await asyncio.to_thread(nodes[0].own_weights)
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            await stack.enter_async_context(node.running())
+        yield nodes
+
+
+def view_of(me: Node, *others: Node) -> View:
+    peers = sorted((me, *others), key=lambda node: node.id)
+    return View(me.id, tuple(PeerView(PeerRecord(n.id, n.id, (), 1), PeerState.ALIVE) for n in peers))
+
+
+def chain_of(
+    me: Node, *nodes: Node, cuts: Sequence[int] | None = None, plan_id: str = "plan", wire: str = "float32"
+) -> Plan:
+    """The toy spread over `nodes`, one stage for each and the rest for the last, unless `cuts` says otherwise."""
+    ends = cuts or [*range(len(nodes)), len(STAGES)]
+    goal = replace(GOAL, wire=wire)
+    plan = chain("test", PROFILE, view_of(me, *nodes), goal, [n.id for n in nodes], ends)
+    steps = tuple(replace(s, part=replace(s.part, weights=weights_digest(digests_of(s.part)))) for s in plan.steps)
+    return replace(plan, id=plan_id, steps=steps)
+
+
+def digests_of(part: Part) -> list[str]:
+    return [DIGESTS[slot.name] for slot in ToyBlueprint().tensors_of(part)]
+
+
+def offer_of(plan: Plan, peer: PeerId, *sources: PeerId) -> tuple[dict[str, Any], bytes]:
+    """The offer as it travels; the requester has the weights, unless others are named."""
+    fragment = plan.fragment(peer)
+    digests = b"".join(bytes.fromhex(digest) for step in fragment.steps for digest in digests_of(step.part))
+    return schema.pack(Offer(fragment, {}, sources or (plan.requester,))), digests
