@@ -80,6 +80,29 @@ class PeerState(StrEnum):
     DEAD = "dead"
 
 
+class Door(StrEnum):
+    """What a bare TCP connection attempt at a peer's address tells: three answers of the other side, or none."""
+
+    OPEN = "open"
+    """Accepted: the kernel there lives, whatever its process does."""
+    SHUT = "shut"
+    """Refused: no process listens."""
+    SILENT = "silent"
+    """Nothing came: the host or the way to it is gone."""
+    UNKNOWN = "unknown"
+    """This device's own trouble: no route, no sockets left, or it was too slow itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLoad:
+    """How busy a peer is; both numbers are rounded, so that rest is silent."""
+
+    queued: Count = 0
+    """Requests that wait for its parts."""
+    busy: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """The share of the last seconds in which its parts computed."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerProfile:
     """What a peer measured of itself."""
@@ -106,6 +129,7 @@ class PeerRecord:
     client: bool = False
     """A client asks and takes part in its own plans; others never plan with it."""
     profile: PeerProfile = PeerProfile()
+    load: PeerLoad = PeerLoad()
     holds: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=256)] = ()
 
     def is_called(self, name: str) -> bool:

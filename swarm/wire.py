@@ -54,6 +54,7 @@ class Kind(IntEnum):
     CANCEL = 5
     PING = 6
     PONG = 7
+    RETIRE = 8
 
 
 class Frame(msgspec.Struct):

@@ -45,6 +45,10 @@ class Asking:
         self._sweep_at = math.inf
         self._sweeper: asyncio.TimerHandle | None = None
 
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._asked)
+
     def open(self, method: str, timeout_s: float, reply_bytes: int) -> Asked:
         """Begin to wait, for `timeout_s` at most. Raises `Overloaded` when too many wait already."""
         if len(self._asked) >= self._limit:

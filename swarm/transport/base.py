@@ -31,6 +31,8 @@ class Hello:
     id: Annotated[PeerId, Meta(pattern=r"^[0-9A-Za-z_.:-]{1,64}\Z")]
     name: Annotated[str, Meta(min_length=1, max_length=128, pattern=rf"^[^{UNPRINTABLE}]*\Z")]
     purpose: Purpose
+    start: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    """Drawn anew with every start of the process, so that two devices with one key are told apart; 0 tells nothing."""
 
 
 class Reply(msgspec.Struct):
@@ -53,6 +55,9 @@ class Call(msgspec.Struct):
         """Seconds until the deadline, at least zero; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - self.clock())
 
+
+OnTwin = Callable[[Hello, Address | None], None]
+"""Told of another device that runs with this one's key: its hello, and where it was met, if that is known."""
 
 Served = Reply | None | Coroutine[Any, Any, Reply | None]
 
@@ -97,19 +102,27 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How patient a peer is with another, and how much it takes from it on one channel."""
+    """How patient a peer is with another, and how much it takes from it: on one channel, where nothing else is said."""
 
     keepalive_s: float = 2.0
+    """Between pings on a channel that is in use."""
     silence_s: float = 10.0
-    """A peer is lost when nothing at all was received from it for so long."""
+    """A peer that is pinged is lost when nothing at all was received from it for so long."""
+    rest_s: float = 45.0
+    """A channel that is not in use is pinged when nothing was heard on it for so long."""
     hello_s: float = 3.0
+    """For everything between the connection and the end of the hello, TLS included."""
     strangers: int = 64
-    """Connections of one listener that have not said hello yet; one more and the oldest of them is dropped."""
+    """Connections of one listener, and of one loopback address, that have not said hello yet."""
+    strangers_per_address: int = 4
     serving: int = 256
     """Calls of one channel that are served at once; more are refused as `Overloaded`."""
     asking: int = 1024
     inbound_bytes: int = 1024 * 1024 * 1024
-    """Bodies of calls of one channel that are being received or served; more are refused as `Overloaded`."""
+    """Bodies of calls of one peer, on all its channels, that are being received or served; more are refused as
+    `Overloaded`."""
+    retire_s: float = 1.0
+    """A channel that retires stays open so long at least, for those who were given it just before."""
     unread: int = 4096
     """Small frames written to a peer that reads nothing; then it is lost."""
     high_water_bytes: int = 256 * 1024

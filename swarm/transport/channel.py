@@ -20,13 +20,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
-from swarm.errors import DeadlineExceeded, MalformedFrame, PeerLost, SwarmError
+from swarm.errors import DeadlineExceeded, FrameTooLarge, MalformedFrame, PeerLost, SwarmError, TwinIdentity
 from swarm.transport.asking import Asking, reported
-from swarm.transport.base import Hello, Limits, Purpose, Reply, Service
+from swarm.transport.base import Hello, Purpose, Reply, Service
 from swarm.transport.gate import Gate
 from swarm.transport.greeting import MAX_HELLO_BYTES, greeting, read_greeting
 from swarm.transport.keepalive import KeepAlive
+from swarm.transport.retirement import Retirement
 from swarm.transport.serving import Serving, failure
+from swarm.transport.terms import Terms
 from swarm.wire import MAX_TIMEOUT_S, Buffer, Decoder, Frame, Kind, encode
 
 logger = logging.getLogger(__name__)
@@ -37,18 +39,16 @@ CLOSE_S: Final = 1.0
 _REQUEST: Final = Kind.REQUEST  # an enum's attribute takes longer to look up than the test that it is for
 _REPLY: Final = Kind.REPLY
 _WITH_BODY: Final = (Kind.REQUEST, Kind.REPLY, Kind.NOTICE)
+_NO_PEER: Final = (MalformedFrame, FrameTooLarge)
 
 OnClose = Callable[["Channel", SwarmError | None], None]
-
-Vouch = Callable[[Hello, asyncio.BaseTransport], None]
-"""Checks that a peer is who it says, by what its connection proves. Raises a `SwarmError`."""
 
 
 class Channel(asyncio.BufferedProtocol):
     """Made by a `Transport`, inside a running loop; ready for use once `opened()` returned or `on_open` was called.
 
     Used from the loop's thread only. `on_close` callbacks get the channel and the error that ended it, None when it was
-    closed on this side; each is called once.
+    closed on this side or had retired; each is called once.
     """
 
     remote: Hello
@@ -58,21 +58,21 @@ class Channel(asyncio.BufferedProtocol):
         self,
         hello: Hello,
         service: Service,
-        limits: Limits,
+        terms: Terms,
         *,
         dialled: bool,
         on_open: Callable[[Channel], None] | None = None,
-        vouch: Vouch | None = None,
     ) -> None:
+        limits = terms.limits
         self.hello = hello
         self.dialled = dialled
         self.is_closed = False
         self.on_close: list[OnClose] = []
         self.outlet: Callable[[Sequence[Buffer]], None] = self._write
         """Takes the buffers of one frame at a time; where faults are put in."""
+        self._terms = terms
         self._limits = limits
         self._on_open = on_open
-        self._vouch = vouch
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._gone = asyncio.Event()
@@ -82,9 +82,10 @@ class Channel(asyncio.BufferedProtocol):
         self._unread = 0
         self._gate = Gate()
         self._asking = Asking(limits.asking, self.who)
-        self._serving = Serving(self, service, limits, self._gate, self._send)
-        self._alive = KeepAlive(limits, self._gate, self._send, self._silent)
+        self._serving = Serving(self, service, limits, terms.allowance, self._gate, self._send)
+        self._alive = KeepAlive(limits, self._gate, self._needs_watching, self._send, self._silent)
         self._pulse = self._alive.pulse
+        self._retirement = Retirement(limits.retire_s, self._is_busy, self._send, self._close)
         self._decoder = Decoder(self._admit, first_header_bytes=MAX_HELLO_BYTES)
         self._handle: Callable[[Frame], None] = self._greet
         self._take = self._by_kind()
@@ -100,6 +101,9 @@ class Channel(asyncio.BufferedProtocol):
         """
         if self.is_closed or self._gate.is_shut:
             timeout_s = await self._clear(method, timeout_s)
+        self._alive.is_used = True
+        if self._pulse.is_resting:
+            self._alive.rouse()
         asked = self._asking.open(method, timeout_s, reply_bytes)
         try:
             self._send(Frame(_REQUEST, asked.id, method, fields, body, _on_wire(timeout_s)))
@@ -114,6 +118,9 @@ class Channel(asyncio.BufferedProtocol):
         high-water mark; `body` must not change until it is sent. Raises `DeadlineExceeded` and `PeerLost`."""
         if self.is_closed or self._gate.is_shut:
             timeout_s = await self._clear(method, timeout_s)
+        self._alive.is_used = True
+        if self._pulse.is_resting:
+            self._alive.rouse()
         self._send(Frame(Kind.NOTICE, 0, method, fields, body, _on_wire(timeout_s)))
         if self._gate.is_shut:
             await self._clear(method, timeout_s)
@@ -126,6 +133,13 @@ class Channel(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Close at once, dropping what was not sent. Idempotent."""
         self._break(None)
+
+    def retire(self) -> None:
+        """Close it once both sides have nothing outstanding on it: for a channel that has a better twin. Ask nothing
+        new on it. Neither side's `on_close` hears of an error. Idempotent."""
+        if not self.is_closed:
+            self._retirement.begin()
+            self._alive.rouse()
 
     async def wait_closed(self) -> None:
         """Return when the connection is gone and nothing is being served any more, the caller's own call apart."""
@@ -140,6 +154,16 @@ class Channel(asyncio.BufferedProtocol):
     def purpose(self) -> Purpose:
         """What the one who dialled wants it for."""
         return self.hello.purpose if self.dialled else self.remote.purpose
+
+    @property
+    def is_retiring(self) -> bool:
+        """Another channel has taken its place; it ends when nothing is outstanding on it any more."""
+        return self._retirement.has_begun
+
+    @property
+    def heard_at(self) -> float:
+        """When bytes were last read from the other side, in the event loop's time."""
+        return self._pulse.heard_at
 
     @property
     def rtt_s(self) -> float | None:
@@ -178,9 +202,13 @@ class Channel(asyncio.BufferedProtocol):
             while (frame := self._decoder.next()) is not None:
                 self._handle(frame)
         except SwarmError as error:
-            if not self.is_closed:
-                self._send(failure(0, error))
+            self._complain(error)
             self._end(error)
+
+    def _complain(self, error: SwarmError) -> None:
+        """Say what was wrong; a stranger that does not even say hello hears nothing."""
+        if not self.is_closed and (self._opened.done() or not isinstance(error, _NO_PEER)):
+            self._send(failure(0, error))
 
     def pause_writing(self) -> None:
         self._gate.shut()
@@ -191,7 +219,8 @@ class Channel(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         why = f": {exc}" if exc else ""
-        self._end(PeerLost(f"{self.who()} is gone; the connection broke{why}."))
+        gone = PeerLost(f"{self.who()} is gone; the connection broke{why}.")
+        self._end(None if self.is_retiring and exc is None and not self._is_busy() else gone)
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         self._gone.set()
@@ -199,16 +228,20 @@ class Channel(asyncio.BufferedProtocol):
     # What frames do.
 
     def _admit(self, frame: Frame, nbytes: int) -> None:
-        if not self._opened.done():
-            raise MalformedFrame("A stranger sent more than a hello.")
+        if self.is_closed or not self._opened.done():
+            raise MalformedFrame("More than a hello came from a stranger, or after the end.")
         if frame.kind not in _WITH_BODY:
             raise MalformedFrame("This kind of message has no body.")
         (self._asking if frame.kind is _REPLY else self._serving).admit(frame, nbytes)
 
     def _greet(self, frame: Frame) -> None:
         remote = read_greeting(frame, self.hello)
-        if self._vouch is not None and self._mover is not None:
-            self._vouch(remote, self._mover)
+        try:
+            self._terms.check(remote, self.hello, self._mover)
+        except TwinIdentity:
+            if not self.dialled:
+                self._send(greeting(self.hello))  # so that the twin knows what to tell its own people
+            raise
         self.remote = remote
         self._handle = self._dispatch
         if not self.dialled:
@@ -217,12 +250,17 @@ class Channel(asyncio.BufferedProtocol):
             self._opened.set_result(None)
         if self._on_open is not None:
             self._on_open(self)
-        self._alive.beat()
+        self._alive.start(linger_s=self._limits.silence_s if self.purpose == "tensors" else 0.0)
 
     def _dispatch(self, frame: Frame) -> None:
-        if frame.refused is not None and frame.kind not in _WITH_BODY:
+        kind = frame.kind
+        if kind in _WITH_BODY:
+            self._alive.is_used = True
+            if self._pulse.is_resting:
+                self._alive.rouse()
+        elif frame.refused is not None:
             raise frame.refused
-        self._take[frame.kind](frame)
+        self._take[kind](frame)
 
     def _second_hello(self, _frame: Frame) -> None:
         raise MalformedFrame("The other side said hello twice.")
@@ -237,6 +275,7 @@ class Channel(asyncio.BufferedProtocol):
             Kind.CANCEL: self._serving.cancel,
             Kind.PING: self._alive.ping,
             Kind.PONG: self._alive.pong,
+            Kind.RETIRE: self._retirement.heard,
         }
         return tuple(take[kind] for kind in Kind)
 
@@ -245,6 +284,15 @@ class Channel(asyncio.BufferedProtocol):
             self._asking.failure(frame)
         else:
             self._end(PeerLost(f"{self.who()} ended the connection: {reported(frame)}"))
+
+    def _close(self) -> None:
+        self._end(None)
+
+    def _needs_watching(self) -> bool:
+        return self.is_retiring or self._is_busy()
+
+    def _is_busy(self) -> bool:
+        return self._asking.is_waiting or self._serving.is_serving
 
     # Sending and ending.
 
@@ -294,6 +342,7 @@ class Channel(asyncio.BufferedProtocol):
             return
         self.is_closed, self._error, self._handle = True, error, _ignore
         self._alive.stop()
+        self._retirement.stop()
         if not self._opened.done():
             self._opened.set_exception(error or PeerLost("The connection was closed before it was open."))
             self._opened.exception()  # seen: a dial that never connected has nobody waiting for its hello

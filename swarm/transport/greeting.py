@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from swarm.errors import MalformedFrame, PeerUnreachable, VersionMismatch
+from swarm.errors import MalformedFrame, PeerUnreachable, TwinIdentity, VersionMismatch
 from swarm.schema import pack, unpack
 from swarm.transport.asking import reported
 from swarm.transport.base import Hello
+from swarm.types import Address
 from swarm.wire import Frame, Kind
 
 MAX_HELLO_BYTES: Final = 4096
@@ -33,7 +34,17 @@ def read_greeting(frame: Frame, mine: Hello) -> Hello:
             f"One side speaks version {mine.protocol} of the swarm's protocol, the other version {version}; "
             "install the same version of swarm on both."
         )
-    remote = unpack(Hello, frame.fields)
-    if remote.id == mine.id:
+    return unpack(Hello, frame.fields)
+
+
+def check_not_me(remote: Hello, mine: Hello, address: Address | None) -> None:
+    """Raises `PeerUnreachable` when this process hears itself, and `TwinIdentity` when another has its key."""
+    if remote.id != mine.id:
+        return
+    if not mine.start or not remote.start or mine.start == remote.start:
         raise PeerUnreachable(f"This address leads back to '{mine.name}' itself, not to another peer.")
-    return remote
+    where = f" at {address}" if address else ""
+    raise TwinIdentity(
+        f"Two devices run with the same key, '{mine.name}' here and '{remote.name}'{where}: the configuration of one "
+        "was copied to the other. Run `swarm join --new-identity` on one of the two."
+    )

@@ -14,6 +14,9 @@ from swarm.types import Address, PeerId
 _HEAD_START_S: Final = 0.25
 """How long one address has to itself before the next is tried beside it (RFC 8305)."""
 
+_MOST_CHANNELS: Final = 4
+"""With one peer for one purpose, those that retire included; beyond, its oldest goes."""
+
 _Key = tuple[PeerId, Purpose]
 
 
@@ -32,20 +35,25 @@ class Links:
         self._me = me
         self._service = service
         self._address_of = address_of
-        self._live: dict[_Key, list[Channel]] = {}  # when both sides dial at once, there are two
+        self._live: dict[_Key, list[Channel]] = {}  # the oldest first; all but the last are retiring, or soon will be
         self._dials: dict[_Key, asyncio.Task[Channel]] = {}
         self._is_closed = False
         self.on_register: list[Callable[[Channel], None]] = []
         """Called with every channel that is taken over, whoever dialled it."""
 
     def register(self, channel: Channel) -> None:
-        """Take over an open channel, usually one that another peer dialled; give it to `Transport.listen`."""
+        """Take over an open channel, usually one that another peer dialled; give it to `Transport.listen`.
+
+        When both sides dial at once, there are two for a moment. The peer with the smaller id keeps the younger and
+        retires the other; that one decides is enough, and it can be only one.
+        """
         if self._is_closed:
             channel.abort()
         if channel.is_closed:
             return
         self._live.setdefault(_key(channel), []).append(channel)
         channel.on_close.append(self._forget)
+        self._thin_out(_key(channel))
         for callback in self.on_register:
             callback(channel)
 
@@ -73,8 +81,8 @@ class Links:
             raise self._no_answer(peer, timeout_s) from None
 
     def channels(self) -> list[Channel]:
-        """All live channels, sorted by peer and purpose."""
-        return [channel for key in sorted(self._live) for channel in self._live[key]]
+        """All live channels, sorted by peer and purpose; not those that are retiring."""
+        return [channel for key in sorted(self._live) for channel in self._live[key] if not channel.is_retiring]
 
     async def aclose(self) -> None:
         """Give up dialling and close all channels. Idempotent."""
@@ -84,11 +92,20 @@ class Links:
             dial.cancel()
         if dials:
             await asyncio.wait(dials)
-        await asyncio.gather(*(channel.aclose() for channel in self.channels()))
+        await asyncio.gather(*(channel.aclose() for channels in list(self._live.values()) for channel in channels))
 
     def _newest(self, key: _Key) -> Channel | None:
         """Of two, the younger: the older may belong to a peer that has been restarted since."""
-        return next(reversed(self._live.get(key, ())), None)
+        return next((channel for channel in reversed(self._live.get(key, ())) if not channel.is_retiring), None)
+
+    def _thin_out(self, key: _Key) -> None:
+        channels = list(self._live[key])
+        while len(channels) > _MOST_CHANNELS:
+            channels.pop(0).abort()
+        *older, _youngest = channels
+        for channel in older:
+            if channel.hello.id < channel.remote.id:
+                channel.retire()
 
     def _begin(self, key: _Key, timeout_s: float, addresses: Sequence[Address]) -> asyncio.Task[Channel]:
         dialling = self._dial(key, timeout_s, addresses or self._address_of(key[0]))

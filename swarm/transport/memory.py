@@ -9,9 +9,10 @@ from itertools import count
 from typing import Final
 
 from swarm.errors import AddressInUse, SwarmError
-from swarm.transport.base import Hello, Limits, Service
+from swarm.transport.base import Hello, Limits, OnTwin, Service
 from swarm.transport.channel import Channel
 from swarm.transport.doorstep import Doorstep
+from swarm.transport.terms import Terms
 from swarm.transport.unreachable import unreachable
 from swarm.types import Address
 from swarm.wire import Buffer
@@ -47,13 +48,14 @@ class MemoryNetwork:
 class MemoryTransport:
     """The same interface as TCP's, on a network that is a dictionary."""
 
-    def __init__(self, network: MemoryNetwork, *, limits: Limits | None = None) -> None:
+    def __init__(self, network: MemoryNetwork, *, limits: Limits | None = None, on_twin: OnTwin | None = None) -> None:
         self._network = network
         self._limits = limits or Limits()
+        self._terms = Terms(self._limits, on_twin=on_twin)
 
     async def dial(self, address: Address, hello: Hello, service: Service, *, timeout_s: float) -> Channel:
         """See `Transport.dial`."""
-        channel = Channel(hello, service, self._limits, dialled=True)
+        channel = Channel(hello, service, self._terms, dialled=True)
         try:
             async with asyncio.timeout(min(timeout_s, self._limits.hello_s)):
                 join(channel, self._network.door(address).knock())
@@ -72,7 +74,7 @@ class MemoryTransport:
         """See `Transport.listen`."""
 
         def channel() -> Channel:
-            return Channel(hello, service, self._limits, dialled=False, on_open=on_channel)
+            return Channel(hello, service, self._terms, dialled=False, on_open=on_channel)
 
         return MemoryListener(self._network, addresses, channel, self._limits)
 

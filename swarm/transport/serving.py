@@ -9,6 +9,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from swarm.errors import DeadlineExceeded, MalformedFrame, Overloaded, SwarmError
+from swarm.transport.allowance import Allowance
 from swarm.transport.base import Call, Limits, Reply, Service
 from swarm.transport.gate import Gate
 from swarm.wire import Frame, Kind
@@ -28,46 +29,60 @@ class Serving:
     """The inbound side of one channel. It owns a task for each call that is not answered at once."""
 
     def __init__(
-        self, channel: Channel, service: Service, limits: Limits, gate: Gate, send: Callable[[Frame], None]
+        self,
+        channel: Channel,
+        service: Service,
+        limits: Limits,
+        allowance: Allowance,
+        gate: Gate,
+        send: Callable[[Frame], None],
     ) -> None:
         self._channel = channel
         self._service = service
         self._limits = limits
+        self._allowance = allowance
         self._gate = gate
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._notices = count(-1, -1)  # keys of their tasks; requests have ids of their own, from zero up
-        self._bytes = 0
+        self._incoming = 0
+        """Bytes of a body that was agreed to and is being received; there is one at a time."""
+
+    @property
+    def is_serving(self) -> bool:
+        return bool(self._tasks)
 
     def admit(self, frame: Frame, nbytes: int) -> None:
         """Agree to a body, or raise why not. A bug in the service's own `admit` is logged and refuses too."""
-        self._check_room(nbytes)
+        self._check_room()
+        self._allowance.take(self._channel.remote.id, nbytes)
+        self._incoming = nbytes
         try:
             self._service.admit(self._channel, frame, nbytes)
         except SwarmError:
+            self._give_back_incoming()
             raise
         except Exception as error:
+            self._give_back_incoming()
             raise self._bug(frame.method, error) from error
-        self._bytes += nbytes
 
-    def _check_room(self, nbytes: int) -> None:
+    def _check_room(self) -> None:
         if len(self._tasks) >= self._limits.serving:
             raise Overloaded(f"This peer serves {len(self._tasks)} of your calls already; try again in a moment.")
-        if self._bytes + nbytes > self._limits.inbound_bytes:
-            raise Overloaded(f"This peer holds {self._bytes} bytes of your calls already; try again in a moment.")
 
     def begin(self, frame: Frame) -> None:
         """Serve a request or notice. Raises `MalformedFrame` when its id is in use."""
         if frame.refused is not None:
+            self._give_back_incoming()  # there may be some: it was agreed to, and then no memory was left
             self._fail(frame, frame.refused)
             return
         if frame.id in self._tasks and frame.kind is _REQUEST:
             raise MalformedFrame("Two requests have the same id.")
         deadline = None if frame.timeout_s is None else self._clock() + frame.timeout_s
         try:
-            self._check_room(0)
+            self._check_room()
             served = self._service.serve(
                 self._channel, Call(frame.method, frame.fields, frame.body, deadline, self._clock)
             )
@@ -78,7 +93,8 @@ class Serving:
                 self._answer(frame, served)
         except Exception as error:  # noqa: BLE001  a bug of the service: logged, and answered
             self._fail(frame, error)
-        self._bytes -= len(frame.body)
+        if self._incoming:
+            self._give_back_incoming()
 
     def cancel(self, frame: Frame) -> None:
         """Stop serving the request that `frame` names, for nobody waits; it is not answered."""
@@ -88,6 +104,7 @@ class Serving:
 
     def shut(self) -> None:
         """Cancel everything."""
+        self._give_back_incoming()
         for task in self._tasks.values():
             task.cancel()
 
@@ -107,15 +124,24 @@ class Serving:
         self, frame: Frame, work: Coroutine[Any, Any, None], inner: Coroutine[Any, Any, Any] | None = None
     ) -> None:
         key = frame.id if frame.kind is _REQUEST else next(self._notices)
+        held, self._incoming = self._incoming, 0
         task = self._tasks[key] = self._loop.create_task(work)
 
         def ended(_: asyncio.Task[None]) -> None:
             del self._tasks[key]
+            self._give_back(held)
             if inner is not None:
-                self._bytes -= len(frame.body)
                 inner.close()  # a task that is cancelled before its first step never awaits it
 
         task.add_done_callback(ended)
+
+    def _give_back_incoming(self) -> None:
+        held, self._incoming = self._incoming, 0
+        self._give_back(held)
+
+    def _give_back(self, nbytes: int) -> None:
+        if nbytes:
+            self._allowance.give_back(self._channel.remote.id, nbytes)
 
     async def _answer_later(self, frame: Frame, reply: Reply | None) -> None:
         await self._gate.passed()

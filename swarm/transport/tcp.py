@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -12,15 +13,18 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from swarm.errors import AddressInUse, BadInput, PeerUnreachable, SwarmError
-from swarm.transport.base import Hello, Limits, Service
+from swarm.transport.base import Hello, Limits, OnTwin, Service
 from swarm.transport.channel import Channel
 from swarm.transport.doorstep import Doorstep
+from swarm.transport.terms import Terms
 from swarm.transport.unreachable import unreachable
 from swarm.types import Address, PeerId
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG: Final = 128
+_BACKLOG: Final = 1024
+"""Enough for all that knock and dial while this process is stalled for some seconds."""
+_SPEAK_FIRST_S: Final = 1
 _ACCEPT_PAUSE_S: Final = 0.2
 _PORT_ATTEMPTS: Final = 8
 
@@ -31,7 +35,7 @@ Identify = Callable[[bytes], PeerId]
 class TcpTransport:
     """With `ssl_server` and `ssl_client` all traffic is TLS; let the latter not check host names, for in a swarm
     certificates name peers, not machines. `identify` then binds the id in a peer's hello to its certificate; without
-    it anybody whom the contexts trust may claim any id."""
+    it anybody whom the contexts trust may claim any id. `on_twin` is told of a device that has this one's id."""
 
     def __init__(
         self,
@@ -40,21 +44,23 @@ class TcpTransport:
         *,
         identify: Identify | None = None,
         limits: Limits | None = None,
+        on_twin: OnTwin | None = None,
     ) -> None:
         self._ssl_server = ssl_server
         self._ssl_client = ssl_client
         self._identify = identify
         self._limits = limits or Limits()
+        self._terms = Terms(self._limits, self._vouch if identify else None, on_twin)
 
     async def dial(self, address: Address, hello: Hello, service: Service, *, timeout_s: float) -> Channel:
         """See `Transport.dial`."""
-        channel = Channel(hello, service, self._limits, dialled=True, vouch=self._vouch)
+        channel = Channel(hello, service, self._terms, dialled=True)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._connect(address, channel)
                 async with asyncio.timeout(self._limits.hello_s):
                     await channel.opened()
-        except (SwarmError, OSError) as error:
+        except (SwarmError, OSError, ValueError) as error:  # ValueError: a host name that cannot even be looked up
             channel.abort()
             raise unreachable(address, error, timeout_s) from error
         except BaseException:
@@ -69,13 +75,17 @@ class TcpTransport:
         sockets = await _bind_all(addresses)
 
         def channel() -> Channel:
-            return Channel(hello, service, self._limits, dialled=False, on_open=on_channel, vouch=self._vouch)
+            return Channel(hello, service, self._terms, dialled=False, on_open=on_channel)
 
         return TcpListener(sockets, channel, self._ssl_server, self._limits)
 
     async def _connect(self, address: Address, channel: Channel) -> None:
         transport, _ = await asyncio.get_running_loop().create_connection(
-            lambda: channel, address.host, address.port, ssl=self._ssl_client
+            lambda: channel,
+            address.host,
+            address.port,
+            ssl=self._ssl_client,
+            server_hostname="" if self._ssl_client else None,  # or the name would travel in clear, for all to read
         )
         _no_delay(transport)
 
@@ -102,6 +112,7 @@ class TcpListener:
         self._sockets = sockets
         self._channel = channel
         self._tls = tls
+        self._handshake_s = limits.hello_s
         self._doorstep = Doorstep(limits)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._accept(sock)) for sock in sockets]
@@ -119,19 +130,22 @@ class TcpListener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                accepted, _ = await loop.sock_accept(listening)
+                accepted, where = await loop.sock_accept(listening)
             except OSError as error:  # too many open files, or a stranger who left at once
                 logger.warning("A connection could not be accepted: %s", error)
                 await asyncio.sleep(_ACCEPT_PAUSE_S)
             else:
-                self._doorstep.welcome(self._greet(accepted))
+                self._doorstep.welcome(self._greet(accepted), where[0])
                 await asyncio.sleep(0)  # sock_accept does not wait when more are there; others must get their turn
 
     async def _greet(self, accepted: socket.socket) -> None:
         channel = self._channel()
         try:
             transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: channel, accepted, ssl=self._tls
+                lambda: channel,
+                accepted,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._handshake_s if self._tls else None,
             )
             _no_delay(transport)
             await channel.opened()
@@ -197,10 +211,19 @@ def _listening(family: int, where: tuple[str | int, ...] | tuple[int, bytes]) ->
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(where)
         sock.listen(_BACKLOG)
+        _wait_for_words(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _wait_for_words(sock: socket.socket) -> None:
+    """Have the kernel hold back, for a moment, whoever connects and says nothing. Then a knock never wakes this
+    process, and those that come while it is stalled do not fill its backlog, which would make it look dead."""
+    if hasattr(socket, "TCP_DEFER_ACCEPT"):  # Linux
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _SPEAK_FIRST_S)
 
 
 def _address_of(sock: socket.socket) -> Address:

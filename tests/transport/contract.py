@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from swarm.errors import (
@@ -22,11 +23,13 @@ from swarm.errors import (
     PeerLost,
     PeerUnreachable,
     SwarmError,
+    TwinIdentity,
     VersionMismatch,
 )
 from swarm.transport import PROTOCOL, Call, Channel, Hello, Limits, Listener, Reply, Router, Transport
+from swarm.transport.base import OnTwin
 from swarm.types import Address, PeerId
-from swarm.wire import MAX_BODY_BYTES, MAX_TIMEOUT_S
+from swarm.wire import MAX_BODY_BYTES, MAX_TIMEOUT_S, Frame, Kind
 
 ALICE, BOB = PeerId("a" * 32), PeerId("b" * 32)
 BIG = 8 * 1024 * 1024
@@ -106,7 +109,7 @@ class Pair:
 class TransportContract:
     """Inherit, and say how to make a transport; `limits` are to be taken over."""
 
-    def transport(self, limits: Limits) -> Transport:
+    def transport(self, limits: Limits, on_twin: OnTwin | None = None) -> Transport:
         raise NotImplementedError
 
     @asynccontextmanager
@@ -291,6 +294,68 @@ class TransportContract:
             pair.bob.release.set()
             await asyncio.gather(*waiting)
 
+    async def test_bodies_in_flight_are_bounded_for_all_channels_of_a_peer(self) -> None:
+        transport, alice, bob = self.transport(Limits(inbound_bytes=100_000)), Router(), Deed()
+        held, arrived = list[asyncio.Task[Reply]](), list[Channel]()
+
+        async def hold(_: Channel, call: Call) -> Reply:
+            await bob.release.wait()
+            return Reply()
+
+        bob.router.add("hold", hold, lambda *_: None)
+        async with self.listening(transport, bob.router, arrived.append) as listener:
+            address = listener.addresses[0]
+            insider = [await transport.dial(address, hello(ALICE), alice, timeout_s=5) for _ in range(3)]
+            other = await transport.dial(address, hello(PeerId("c" * 32)), alice, timeout_s=5)
+            for channel in (*insider[:2], other, other):
+                held.append(asyncio.create_task(channel.request("hold", {}, bytes(45_000), timeout_s=30)))
+            for channel in (*insider, other):
+                await channel.request("echo", {}, timeout_s=5)
+            for channel in (*insider, other):
+                with pytest.raises(Overloaded, match="holds 90000 bytes of your calls"):
+                    await channel.request("echo", {}, bytes(20_000), timeout_s=5)
+            await insider[0].aclose()  # what it held is given back
+            with pytest.raises(PeerLost):
+                await held[0]
+            while len([channel for channel in arrived if not channel.is_closed]) > 3:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
+            await insider[2].request("echo", {}, bytes(20_000), timeout_s=5, reply_bytes=20_000)
+            bob.release.set()
+            await asyncio.gather(*held[1:])
+            for channel in (*insider, other, *arrived):
+                await channel.aclose()
+
+    async def test_no_memory_left_holds_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def nothing_left(*_: Any) -> None:
+            raise MemoryError
+
+        async with self.pair(Limits(inbound_bytes=200_000)) as pair:
+            monkeypatch.setattr("swarm.wire.np.empty", nothing_left)
+            for _ in range(5):
+                with pytest.raises(Overloaded, match="No memory is left"):
+                    await pair.here.request("echo", {}, bytes(150_000), timeout_s=5)
+            monkeypatch.undo()
+            await pair.here.request("echo", {}, bytes(150_000), timeout_s=5, reply_bytes=150_000)
+
+    async def test_a_reply_is_agreed_to_before_it_gets_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        given: list[int] = []
+        empty = np.empty
+        async with self.pair() as pair:
+
+            def counted(nbytes: int, dtype: type) -> Any:
+                given.append(nbytes)
+                return empty(nbytes, dtype)
+
+            monkeypatch.setattr("swarm.wire.np.empty", counted)
+            with pytest.raises(FrameTooLarge):
+                await pair.here.request("echo", {}, bytes(70_000), timeout_s=5, reply_bytes=69_999)
+            assert given == [70_000]  # there, and not here
+            for number in (0, 1, 99):  # replies that answer nothing any more, or never did
+                pair.there._send(Frame(Kind.REPLY, number, "", {}, bytes(80_000)))
+            await pair.here.request("echo", {}, timeout_s=5)
+            assert given == [70_000]
+
     async def test_bodies_in_flight_are_bounded(self) -> None:
         async with self.pair(Limits(inbound_bytes=100_000)) as pair:
             with pytest.raises(Overloaded):
@@ -340,7 +405,7 @@ class TransportContract:
             await asyncio.wait_for(pair.there.wait_closed(), 5)
 
     async def test_a_silent_peer_is_noticed(self) -> None:
-        async with self.pair(Limits(keepalive_s=0.02, silence_s=0.1)) as pair:
+        async with self.pair(Limits(keepalive_s=0.02, silence_s=0.1, rest_s=0.2)) as pair:
             ended: asyncio.Future[SwarmError | None] = asyncio.get_running_loop().create_future()
             pair.here.on_close.append(lambda _, error: ended.set_result(error))
             pair.there.outlet = lambda buffers: None
@@ -390,6 +455,25 @@ class TransportContract:
         async with self.listening(transport, service, nobody) as listener:
             with pytest.raises(PeerUnreachable, match="itself"):
                 await transport.dial(listener.addresses[0], hello(BOB), service, timeout_s=5)
+
+    async def test_a_process_that_hears_itself_is_no_twin(self) -> None:
+        met: list[Hello] = []
+        transport, service = self.transport(Limits(), lambda twin, _: met.append(twin)), Router()
+        for start in (0, 7):
+            async with self.listening(transport, service, nobody, hello(BOB, start=7)) as listener:
+                with pytest.raises(PeerUnreachable, match="itself"):
+                    await transport.dial(listener.addresses[0], hello(BOB, start=start), service, timeout_s=5)
+        assert met == []
+
+    async def test_two_devices_with_one_key(self) -> None:
+        met: list[tuple[Hello, Address | None]] = []
+        transport, service = self.transport(Limits(), lambda *twin: met.append(twin)), Router()
+        one, other = hello(BOB, name="attic", start=7), hello(BOB, name="cellar", start=8)
+        async with self.listening(transport, service, nobody, one) as listener:
+            with pytest.raises(TwinIdentity, match=r"'cellar' here and 'attic'.*join --new-identity"):
+                await transport.dial(listener.addresses[0], other, service, timeout_s=5)
+            assert sorted(twin.name for twin, _ in met) == ["attic", "cellar"]
+            assert {address for _, address in met} == {None} or listener.addresses[0] in [where for _, where in met]
 
     async def test_nobody_there(self) -> None:
         transport, service = self.transport(Limits()), Router()

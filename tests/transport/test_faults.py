@@ -10,12 +10,15 @@ import pytest
 
 from swarm.errors import DeadlineExceeded, PeerLost, PeerUnreachable
 from swarm.transport import Channel, Faults, FaultyTransport, Limits, MemoryNetwork, MemoryTransport, Router
+from swarm.transport.base import OnTwin
 from tests.transport.contract import ALICE, ANYWHERE, BOB, Deed, TransportContract, hello
 
 
 class TestHarmlessFaults(TransportContract):
-    def transport(self, limits: Limits) -> FaultyTransport:
-        return FaultyTransport(MemoryTransport(MemoryNetwork(), limits=limits), Faults(jitter_s=0.0005))
+    def transport(self, limits: Limits, on_twin: OnTwin | None = None) -> FaultyTransport:
+        return FaultyTransport(
+            MemoryTransport(MemoryNetwork(), limits=limits, on_twin=on_twin), Faults(jitter_s=0.0005)
+        )
 
 
 @asynccontextmanager
@@ -81,7 +84,7 @@ async def test_one_direction_is_blocked_until_it_heals() -> None:
 
 async def test_a_partition_is_noticed_by_silence() -> None:
     faults = Faults()
-    async with faulty(faults, Limits(keepalive_s=0.02, silence_s=0.08)) as (here, _):
+    async with faulty(faults, Limits(keepalive_s=0.02, silence_s=0.08, rest_s=0.1)) as (here, _):
         faults.partition(ALICE, BOB)
         await asyncio.wait_for(here.wait_closed(), 5)
 

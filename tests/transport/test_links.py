@@ -9,8 +9,19 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from swarm.errors import PeerLost, PeerUnreachable
-from swarm.transport import PROTOCOL, Channel, Hello, Links, Listener, MemoryNetwork, MemoryTransport, Purpose, Service
+from swarm.errors import PeerLost, PeerUnreachable, SwarmError
+from swarm.transport import (
+    PROTOCOL,
+    Channel,
+    Hello,
+    Limits,
+    Links,
+    Listener,
+    MemoryNetwork,
+    MemoryTransport,
+    Purpose,
+    Service,
+)
 from swarm.types import Address, PeerId
 from tests.transport.contract import Deed
 
@@ -23,10 +34,11 @@ class Counting(MemoryTransport):
     """Counts how often it dials; whoever is at `DEAD` never answers."""
 
     network: MemoryNetwork
+    limits: Limits
     dialled: list[Address] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        super().__init__(self.network)
+        super().__init__(self.network, limits=self.limits)
 
     async def dial(self, address: Address, hello: Hello, service: Service, *, timeout_s: float) -> Channel:
         self.dialled.append(address)
@@ -39,6 +51,7 @@ class Counting(MemoryTransport):
 class World:
     """A few peers who can all find each other."""
 
+    limits: Limits
     network: MemoryNetwork = field(default_factory=MemoryNetwork)
     addresses: dict[PeerId, list[Address]] = field(default_factory=dict)
     transports: dict[PeerId, Counting] = field(default_factory=dict)
@@ -49,7 +62,7 @@ class World:
         def me(purpose: Purpose) -> Hello:
             return Hello(PROTOCOL, peer, peer[0], purpose)
 
-        transport = self.transports[peer] = Counting(self.network)
+        transport = self.transports[peer] = Counting(self.network, self.limits)
         service = Deed().router
         links = self.links[peer] = Links(transport, me, service, lambda other: self.addresses.get(other, []))
         listener = await transport.listen([Address(peer[0], 0)], me("control"), service, links.register)
@@ -58,8 +71,8 @@ class World:
 
 
 @asynccontextmanager
-async def world() -> AsyncIterator[World]:
-    here = World()
+async def world(limits: Limits | None = None) -> AsyncIterator[World]:
+    here = World(limits or Limits())
     for peer in (ALICE, BOB, CAROL):
         await here.add(peer)
     try:
@@ -146,6 +159,53 @@ async def test_both_dial_at_once() -> None:
         )
         for channel in (one, other, *here.links[ALICE].channels(), *here.links[BOB].channels()):
             assert (await channel.request("echo", {"n": 1}, timeout_s=5)).fields == {"n": 1}
+
+
+async def test_of_two_dialled_at_once_one_remains() -> None:
+    async with world(Limits(retire_s=0.05)) as here:
+        ended: list[SwarmError | None] = []
+        for peer in (ALICE, BOB):
+            here.links[peer].on_register.append(
+                lambda channel: channel.on_close.append(lambda _, error: ended.append(error))
+            )
+        one, other = await asyncio.gather(
+            here.links[ALICE].get(BOB, "control", 5), here.links[BOB].get(ALICE, "control", 5)
+        )
+        assert one.dialled
+        assert other.dialled
+        replies = asyncio.gather(  # calls of both sides go on for longer than a retiring channel has to stay
+            *(channel.request("later", {"turns": 20_000}, timeout_s=10) for channel in (one, other)),
+            other.notify("tell", {"n": 1}),
+        )
+        await until(lambda: len(here.links[ALICE].channels()) == len(here.links[BOB].channels()) == 1)
+        await replies
+        await until(lambda: len(ended) == 2)
+        assert ended == [None, None]
+        (kept,) = here.links[ALICE].channels()
+        assert (await here.links[BOB].get(ALICE, "control", 5)).remote.id == ALICE
+        assert (await kept.request("echo", {"n": 1}, timeout_s=5)).fields == {"n": 1}
+        assert len(here.transports[ALICE].dialled) == len(here.transports[BOB].dialled) == 1
+
+
+async def test_a_retiring_channel_whose_peer_is_gone_is_lost() -> None:
+    async with world(Limits(retire_s=60, keepalive_s=0.02, silence_s=0.1)) as here:
+        channel = await here.links[ALICE].get(BOB, "control", 5)
+        await until(lambda: bool(here.links[BOB].channels()))
+        here.links[BOB].channels()[0].outlet = lambda buffers: None
+        ended: list[SwarmError | None] = []
+        channel.on_close.append(lambda _, error: ended.append(error))
+        channel.retire()
+        await until(lambda: bool(ended))
+        assert isinstance(ended[0], PeerLost)
+
+
+async def test_an_insider_may_open_only_a_few() -> None:
+    async with world() as here:
+        for _ in range(20):
+            await here.links[BOB].dial(here.addresses[ALICE][0], "tensors", 5)
+        await here.links[CAROL].get(ALICE, "tensors", 5)
+        assert sum(len(channels) for channels in here.links[ALICE]._live.values()) <= 5
+        assert [channel.remote.id for channel in here.links[ALICE].channels()] == [BOB, CAROL]
 
 
 async def test_closing_ends_dials_and_channels() -> None:

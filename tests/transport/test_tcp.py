@@ -19,14 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from swarm.errors import PeerLost, PeerUnreachable, SwarmError
 from swarm.transport import Channel, Limits, Router, TcpTransport
+from swarm.transport.base import OnTwin
 from swarm.types import Address, PeerId
 from swarm.wire import Frame, Kind, encode
 from tests.transport.contract import ALICE, ANYWHERE, BOB, Deed, TransportContract, hello, nobody
 
 
 class TestTcp(TransportContract):
-    def transport(self, limits: Limits) -> TcpTransport:
-        return TcpTransport(limits=limits)
+    def transport(self, limits: Limits, on_twin: OnTwin | None = None) -> TcpTransport:
+        return TcpTransport(limits=limits, on_twin=on_twin)
 
 
 class Authority:
@@ -79,8 +80,8 @@ class TestTls(TransportContract):
     def _contexts(self, authority: Authority) -> None:
         self.contexts = authority.contexts()
 
-    def transport(self, limits: Limits) -> TcpTransport:
-        return TcpTransport(*self.contexts, limits=limits)
+    def transport(self, limits: Limits, on_twin: OnTwin | None = None) -> TcpTransport:
+        return TcpTransport(*self.contexts, limits=limits, on_twin=on_twin)
 
     async def test_strangers_are_refused(self, tmp_path: Path) -> None:
         async with self.listening(self.transport(Limits()), Router(), nobody) as listener:
@@ -118,8 +119,11 @@ class Raw:
         self.reader, self.writer = reader, writer
 
     @classmethod
-    async def dial(cls, address: Address) -> Raw:
-        return cls(*await asyncio.open_connection(address.host, address.port))
+    async def dial(cls, address: Address, words: bytes = b"") -> Raw:
+        """Say `words`; whoever says nothing may be held back by the kernel for a while."""
+        raw = cls(*await asyncio.open_connection(address.host, address.port))
+        raw.writer.write(words)
+        return raw
 
     def say_hello(self, peer: PeerId = ALICE) -> None:
         fields = {"protocol": 1, "id": peer, "name": "raw", "purpose": "control"}
@@ -202,7 +206,7 @@ class TestStrangers:
         arrived: asyncio.Queue[Channel] = asyncio.Queue()
         transport = TcpTransport(limits=Limits(hello_s=60, strangers=3))
         listener = await transport.listen([ANYWHERE], hello(BOB), Router(), arrived.put_nowait)
-        idle = [await Raw.dial(listener.addresses[0]) for _ in range(4)]
+        idle = [await Raw.dial(listener.addresses[0], b"S") for _ in range(4)]
         assert await idle[0].is_hung_up_on()
         for _ in range(3):  # and however many stand there, whoever says hello comes in
             honest = await transport.dial(listener.addresses[0], hello(ALICE), Router(), timeout_s=5)
@@ -214,7 +218,8 @@ class TestStrangers:
 
     async def test_closing_the_door_sends_strangers_away(self) -> None:
         listener = await TcpTransport().listen([ANYWHERE], hello(BOB), Router(), nobody)
-        raw = await Raw.dial(listener.addresses[0])
+        raw = await Raw.dial(listener.addresses[0], b"S")
+        await asyncio.sleep(0.05)
         await listener.aclose()
         assert await raw.is_hung_up_on()
         await raw.aclose()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from swarm.transport import Limits, TcpTransport
+from swarm.transport.base import OnTwin
 from tests.transport.contract import TransportContract
 
 uvloop = pytest.importorskip("uvloop")
@@ -26,9 +27,9 @@ def _on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 
 
 class TestTcpOnUvloop(TransportContract):
-    def transport(self, limits: Limits) -> TcpTransport:
+    def transport(self, limits: Limits, on_twin: OnTwin | None = None) -> TcpTransport:
         assert type(asyncio.get_running_loop()).__module__.startswith("uvloop")
-        return TcpTransport(limits=limits)
+        return TcpTransport(limits=limits, on_twin=on_twin)
 
 
 for _name, _test in inspect.getmembers(TransportContract, inspect.iscoroutinefunction):
