@@ -1,7 +1,7 @@
 """A swarm inside a Python program: `python examples/embed.py [PICTURE...]`.
 
-Two peers of one process share a model here, over loopback, so that it runs anywhere. On a network leave out the helper
-and `ON_LOOPBACK`: the devices that have joined do its part.
+Two peers of one process share a model here, over loopback, in a swarm of their own, so that it runs anywhere. On a
+network leave out the helper and `ON_LOOPBACK`: the devices that have joined do its part.
 """
 
 import asyncio
@@ -10,8 +10,9 @@ from importlib.resources import files
 from typing import Any
 
 from swarm import Peer
+from swarm.secret import Secret
 
-ON_LOOPBACK: dict[str, Any] = {"interfaces": ["127.0.0.1"], "port": 0}
+ON_LOOPBACK: dict[str, Any] = {"interfaces": ["127.0.0.1"], "port": 0, "secret": Secret.new()}
 PICTURES = [str(files("swarm.models") / f"data/pictures/{name}.png") for name in ("sneaker-1", "dress-1", "bag-1")]
 
 

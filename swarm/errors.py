@@ -9,6 +9,7 @@
     │   ├── NoPeers               nobody else is here
     │   ├── PeerUnreachable       no connection could be made
     │   ├── PeerLost              the connection broke
+    │   ├── TwinIdentity          two devices run with the same key
     │   ├── Declined              a peer will not hold what it was offered
     │   └── Overloaded            a queue is full; try again later
     ├── DeadlineExceeded      the time given was used up                          exit 4
@@ -17,7 +18,11 @@
     │   ├── FrameTooLarge         longer than anybody agreed to
     │   └── VersionMismatch       the other side speaks another protocol
     ├── WeightsError          parameters are missing or not what was promised     exit 6
-    └── AddressInUse          the port belongs to another program                 exit 7
+    ├── AddressInUse          the port belongs to another program                 exit 7
+    └── TrustError            somebody was not let in                             exit 8
+        ├── NotInvited            this device does not hold the swarm's secret
+        ├── WrongCode             another code than the one that is shown
+        └── DoorClosed            the invitation is over
 
 A sentence of an error says what happened, to which peer, and what to do. Errors cross the wire as `code` and sentence,
 and come out as the same class on the other side.
@@ -75,6 +80,10 @@ class PeerLost(PeerError):
     code = "peer-lost"
 
 
+class TwinIdentity(PeerError):
+    code = "twin-identity"
+
+
 class Declined(PeerError):
     code = "declined"
 
@@ -113,6 +122,23 @@ class WeightsError(SwarmError):
 class AddressInUse(SwarmError):
     code = "address-in-use"
     exit_code = 7
+
+
+class TrustError(SwarmError):
+    code = "trust"
+    exit_code = 8
+
+
+class NotInvited(TrustError):
+    code = "not-invited"
+
+
+class WrongCode(TrustError):
+    code = "wrong-code"
+
+
+class DoorClosed(TrustError):
+    code = "door-closed"
 
 
 def _tree(root: type[SwarmError]) -> dict[str, type[SwarmError]]:

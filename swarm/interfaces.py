@@ -51,11 +51,16 @@ def announced(chosen: Sequence[str]) -> list[str]:
     """
     if not chosen:
         return lan_addresses()
-    own = {address for interface in _interfaces() for address in interface.addresses}
+    own = own_addresses()
     for address in chosen:
         if address not in own and not _is_loopback(address):
             raise BadInput(f"'{address}' is not an IPv4 address of this machine; it has {', '.join(sorted(own))}.")
     return list(dict.fromkeys(chosen))
+
+
+def own_addresses() -> set[str]:
+    """Every IPv4 address that this machine has now, on whatever interface. Asks the operating system."""
+    return {address for interface in _interfaces() for address in interface.addresses}
 
 
 def reachable(interfaces: Iterable[Interface]) -> list[str]:

@@ -6,16 +6,22 @@ Only a hint. Whatever is in the file, whoever dials checks the id that answers.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import platformdirs
+
+from swarm.atomic import replace
 from swarm.errors import BadInput
 from swarm.types import Address
 
 MAX_KNOWN = 64
 MAX_FILE_BYTES = 64 * 1024
+
+
+def known_file(cache: Path | None = None) -> Path:
+    """Where a peer with that cache folder keeps them; the user's by default."""
+    return (cache or Path(platformdirs.user_cache_dir("swarm", appauthor=False))) / "known-peers.json"
 
 
 def read_known(file: Path) -> list[Address]:
@@ -32,15 +38,7 @@ def read_known(file: Path) -> list[Address]:
 def write_known(file: Path, addresses: Iterable[Address]) -> None:
     """Replace the file in one step, so that a crash leaves the old one or the new one. Raises `OSError`."""
     texts = [str(address) for address in dict.fromkeys(addresses)][:MAX_KNOWN]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(texts, stream)
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace(file, json.dumps(texts).encode("utf-8"))
 
 
 def _address(text: str) -> Address | None:

@@ -21,25 +21,31 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from swarm import measure
+from swarm import measure, rotation
+from swarm.access import Access
 from swarm.background import in_daemon_thread
 from swarm.dataflow import Dataflow
-from swarm.errors import AddressInUse, NoPeers, SwarmError
+from swarm.entrance import OPEN_WARNING
+from swarm.errors import AddressInUse, NoPeers, SwarmError, UsageError
 from swarm.exchange import Exchange
 from swarm.fetch import WeightsServer
 from swarm.gossip import Gossip
 from swarm.holdings import Holdings
 from swarm.host import Host
+from swarm.identity import Keyring
 from swarm.interfaces import lan_addresses
+from swarm.known import known_file
 from swarm.loading import Loader, Wish, quiet
 from swarm.membership import Membership
+from swarm.secret import Secret
 from swarm.session import Session
 from swarm.store import Store
-from swarm.transport import PROTOCOL, Hello, Links, Listener, Purpose, Router, TcpTransport
+from swarm.transport import PROTOCOL, Hello, Links, Listener, Purpose, Router
 from swarm.types import Address, PeerId, PeerRecord, PeerState, View
 from swarm.workshop import Progress
 
 if TYPE_CHECKING:
+    from swarm.discovery import Discovery
     from swarm.models.workshop import Workshop
 
 log = logging.getLogger(__name__)
@@ -48,11 +54,13 @@ DEFAULT_PORT = 4747
 LOAD_TIMEOUT_S = 600.0
 MEASURE_EVERY_S = 10.0
 LOOK_EVERY_S = 0.02
+MAX_TWINS = 8
 ALL_INTERFACES = "0.0.0.0"  # noqa: S104 - a peer is there for its whole LAN, unless told otherwise
 
 
 class Peer:
-    """A member of the swarm for as long as the `async with` lasts. The constructor does no I/O.
+    """A member of the swarm for as long as the `async with` lasts. The constructor does no I/O; `id` is there once it
+    is entered.
 
     :param name: shown to people; the host's name by default.
     :param port: TCP port; None takes 4747, or any free one when that is taken.
@@ -64,7 +72,14 @@ class Peer:
     :param client: ask only; others never plan with this peer.
     :param remember: read and write the last-known addresses of peers, the way back in after a restart.
     :param on_problem: told, in a sentence, what goes wrong beside any request, such as multicast that is blocked.
+    :param secret: what this swarm's devices share; by default SWARM_SECRET, or what `swarm join` keeps in `home`. A
+        device without any begins a swarm where none is to be seen.
+    :param open: no encryption and no secret, for a bench network: anybody may take part.
+    :param home: folder of the secret and this device's keys; SWARM_HOME or the user's configuration folder by default.
+    :param new_identity: forget the key that this peer would take up again, and with it its id.
+    :param on_secret: keeps a new secret that another peer hands over; then enter a new Peer with it.
     :raises AddressInUse: on entering, when `port` belongs to another program.
+    :raises NotInvited: on entering, when a swarm is here and this device has no secret; and for any client without one.
     """
 
     def __init__(
@@ -83,8 +98,14 @@ class Peer:
         cache: Path | None = None,
         remember: bool = True,
         on_problem: Callable[[str], None] = log.warning,
+        secret: Secret | str | None = None,
+        open: bool = False,  # noqa: A002
+        home: Path | None = None,
+        new_identity: bool = False,
+        on_secret: rotation.OnSecret | None = None,
     ):
-        self.id = PeerId(secrets.token_hex(16))
+        self.id: PeerId
+        self._start = secrets.randbits(63)
         self.name = name or platform.node().split(".")[0] or "peer"
         self._port = port
         self._interfaces = tuple(interfaces)
@@ -98,7 +119,20 @@ class Peer:
         self._remember = remember
         self._on_problem = on_problem
         self._cache = cache or Path(platformdirs.user_cache_dir("swarm", appauthor=False))
-        self._transport = TcpTransport()
+        self._access = Access(
+            Secret.parse(secret, "The secret given") if isinstance(secret, str) else secret,
+            open,
+            Keyring(home),
+            new_identity,
+            client,
+            remember,
+            mdns,
+            self._interfaces,
+            self._seeds,
+        )
+        self._on_secret = on_secret
+        self._discovery: Discovery | None = None
+        self._twins: set[str] = set()
         self._stack = AsyncExitStack()
         self._sessions: set[Session] = set()
         self._made_workshop: Workshop | None = None
@@ -121,6 +155,10 @@ class Peer:
 
     async def _join(self) -> None:
         router = Router()
+        mine = await self._access.enter(self._stack, self._tell_of_twin)
+        self.id, self._tag, self._transport = mine.id, mine.tag, mine.transport
+        if self._tag is None:
+            self._on_problem(OPEN_WARNING)
         self._links = Links(self._transport, self._hello, router, self._addresses_of)
         self._stack.push_async_callback(self._links.aclose)
         addresses = await self._listen(router)
@@ -129,9 +167,9 @@ class Peer:
         self._wire_up(router)
         await self._stack.enter_async_context(self._dataflow)
         await self._stack.enter_async_context(self._holdings.batcher)
-        known = self._cache / "known-peers.json" if self._remember else None
+        known = known_file(self._cache) if self._remember else None
         self._gossip = await self._stack.enter_async_context(
-            Gossip(self._membership, self._links, router, seeds=self._seeds, known=known)
+            Gossip(self._membership, self._links, router, seeds=self._seeds, known=known, on_twin=self._tell_of_twin)
         )
         await self._announce(addresses)
         tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
@@ -159,6 +197,7 @@ class Peer:
             role.register(router)
         self._loader = Loader(self._exchange, self._store, lambda: self._workshop, choose, self._addresses_of)
         self._loader.register(router)
+        rotation.listen(router, self._on_secret)
 
     async def _listen(self, router: Router) -> tuple[Address, ...]:
         """Open the door; the addresses at which others reach it."""
@@ -178,7 +217,7 @@ class Peer:
         return await self._transport.listen(addresses, self._hello("control"), router, self._links.register)
 
     def _hello(self, purpose: Purpose) -> Hello:
-        return Hello(PROTOCOL, self.id, self.name, purpose)
+        return Hello(PROTOCOL, self.id, self.name, purpose, self._start)
 
     async def _announce(self, addresses: tuple[Address, ...]) -> None:
         if not self._mdns:
@@ -186,16 +225,28 @@ class Peer:
         from swarm.discovery import Discovery
 
         port = addresses[0].port
-        discovery = Discovery(
+        self._discovery = Discovery(
             self.id,
             port,
             [address.host for address in addresses],
+            tag=self._tag,
             interfaces=self._interfaces,
             on_found=self._gossip.introduce,
             on_moved=lambda hosts: self._gossip.update(addresses=tuple(Address(host, port) for host in hosts)),
             on_problem=self._on_problem,
+            on_twin=self._tell_of_twin,
         )
-        await self._stack.enter_async_context(discovery)
+        await self._stack.enter_async_context(self._discovery)
+
+    def _tell_of_twin(self, addresses: tuple[Address, ...]) -> None:
+        hosts = {address.host for address in addresses} or {"Another device"}
+        if hosts <= self._twins or len(self._twins) >= MAX_TWINS:
+            return
+        self._twins |= hosts
+        self._on_problem(
+            f"{', '.join(sorted(hosts))} runs with this peer's own key ({self.id[:8]}): the configuration of one was "
+            "copied to the other. Stop swarm on one of the two, and start it there with `swarm join --new-identity`."
+        )
 
     def _record(self, addresses: tuple[Address, ...]) -> PeerRecord:
         profile = measure.profile(self._device, self._threads, self._memory_bytes)
@@ -238,6 +289,18 @@ class Peer:
             f"{who} was seen within {timeout_s:g} s. Start `swarm join` on the other devices, name one with "
             "--peer HOST:PORT if multicast does not reach it, or use --strategy local to work alone."
         )
+
+    @property
+    def strangers(self) -> int:
+        """How many peers of other swarms are announced on this network."""
+        return len(self._discovery.strangers) if self._discovery is not None else 0
+
+    async def hand_over(self, secret: Secret, peers: Sequence[PeerId]) -> dict[PeerId, str | None]:
+        """Give these peers a new secret; for each None, or why it has not got it. They come back with it, and this
+        peer sees them no more."""
+        if self._tag is None:
+            raise UsageError("An open swarm has no secret to change.")
+        return await rotation.hand_over(self._links, secret, peers)
 
     # Asking
 

@@ -1,4 +1,4 @@
-"""What every test gets: an empty home, loopback only, and an event loop that may not block."""
+"""What every test gets: an empty home, loopback only, a swarm of its own run, and an event loop that may not block."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
         (folder / inside).mkdir(mode=0o700, exist_ok=True)
         os.environ[name] = str(folder / inside)
     os.environ.update(OFFLINE)
+    from swarm.secret import Secret
+
+    os.environ["SWARM_SECRET"] = Secret.new().reveal()  # other runs may go on beside it, on the same loopback
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

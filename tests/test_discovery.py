@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from zeroconf import IPVersion, ServiceInfo, ServiceStateChange, Zeroconf
@@ -18,7 +19,8 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 import swarm
 from swarm import discovery
-from swarm.discovery import SERVICE, Discovery, read_record
+from swarm.discovery import SERVICE, Announcement, Discovery, look_around, read_record
+from swarm.mdns import Record
 from swarm.transport.base import PROTOCOL
 from swarm.types import Address, PeerId
 from tests.lab import Lab
@@ -40,7 +42,7 @@ class Found(dict[PeerId, tuple[Address, ...]]):
             self[peer_id] = addresses
 
 
-def on_loopback(number: int, found: Found, **options: Callable[..., None]) -> Discovery:
+def on_loopback(number: int, found: Found, **options: Any) -> Discovery:
     return Discovery(an_id(number), 4700 + number, LOOPBACK, interfaces=LOOPBACK, on_found=found.add, **options)
 
 
@@ -70,7 +72,7 @@ async def test_two_find_one_another_and_a_late_joiner_finds_them_at_once() -> No
 
 
 async def test_records_reveal_an_opaque_id_and_where_it_listens(observer: AsyncZeroconf) -> None:
-    async with on_loopback(5, Found()):
+    async with on_loopback(5, Found(), tag="0123abcd"):
         info = AsyncServiceInfo(SERVICE, f"{an_id(5)}.{SERVICE}")
         await asyncio.sleep(1.0)
         assert await info.async_request(observer.zeroconf, 3000)
@@ -80,7 +82,7 @@ async def test_records_reveal_an_opaque_id_and_where_it_listens(observer: AsyncZ
             for name in observer.zeroconf.cache.names()
             for record in observer.zeroconf.cache.entries_with_name(name)
         ]
-    assert info.text == b"\x09txtvers=1" + b"\x23id=" + an_id(5).encode() + b"\x03v=%d" % PROTOCOL
+    assert info.text == b"\x09txtvers=1" + b"\x23id=" + an_id(5).encode() + b"\x03v=%d" % PROTOCOL + b"\x0as=0123abcd"
     assert info.server == f"{an_id(5)}.local."
     assert info.port == 4705
     assert info.parsed_addresses() == LOOPBACK
@@ -112,13 +114,16 @@ async def test_leaving_before_the_record_is_out_is_quick() -> None:
 
 async def test_hostile_records_are_ignored(observer: AsyncZeroconf) -> None:
     found = Found()
-    good = {"txtvers": "1", "id": an_id(99), "v": str(PROTOCOL)}
+    good = {"txtvers": "1", "id": an_id(99), "v": str(PROTOCOL), "o": "1"}
     lies: list[tuple[str, Mapping[str, str | None], list[str]]] = [
         ("no id", {"txtvers": "1", "v": str(PROTOCOL)}, LOOPBACK),
         ("a bad id", {**good, "id": f"{RUN}/../../passwd"}, LOOPBACK),
         ("a long id", {**good, "id": RUN + "a" * 200}, LOOPBACK),
         ("an empty id", {**good, "id": None}, LOOPBACK),
         ("another version", {**good, "v": "999"}, LOOPBACK),
+        ("no swarm", {**good, "o": "2"}, LOOPBACK),
+        ("an open swarm with a tag", {**good, "s": "01234567"}, LOOPBACK),
+        ("a bad tag", {**good, "s": "0123456g"}, LOOPBACK),
         ("too many places", good, [f"10.1.1.{i}" for i in range(40)]),
         ("multicast", good, ["224.0.0.251", "255.255.255.255", "0.0.0.0"]),
         ("this peer itself", {**good, "id": an_id(8)}, ["10.6.6.6"]),
@@ -142,14 +147,64 @@ async def test_hostile_records_are_ignored(observer: AsyncZeroconf) -> None:
 
 def test_what_a_record_may_say() -> None:
     good: dict[bytes, bytes | None] = {b"txtvers": b"1", b"id": an_id(1).encode(), b"v": b"%d" % PROTOCOL}
-    assert read_record(good, 1, ["10.0.0.1", "10.0.0.1"]) == (an_id(1), (Address("10.0.0.1", 1),))
-    assert read_record(good, 1, ["127.0.0.1", "10.0.0.1"]) == (an_id(1), (Address("10.0.0.1", 1),))
-    assert read_record(good, 1, ["127.0.0.1"]) is None
-    assert read_record(good, 1, ["127.0.0.1"], loopback=True) == (an_id(1), (Address("127.0.0.1", 1),))
-    assert read_record(good, None, ["10.0.0.1"]) is None
-    assert read_record(good, 0, ["10.0.0.1"]) is None
-    assert read_record({**good, b"id": an_id(1).encode().upper() + b"\xff"}, 1, ["10.0.0.1"]) is None
-    assert read_record({}, 1, ["10.0.0.1"]) is None
+    ours = {**good, b"s": b"89abcdef"}
+
+    def read(
+        properties: dict[bytes, bytes | None], port: int | None, *hosts: str, loopback: bool = False
+    ) -> Announcement | None:
+        return read_record(Record("name", properties, port, hosts), loopback=loopback)
+
+    there = (Address("10.0.0.1", 1),)
+    assert read(ours, 1, "10.0.0.1", "10.0.0.1") == Announcement(an_id(1), there, "89abcdef")
+    assert read({**good, b"o": b"1"}, 1, "127.0.0.1", "10.0.0.1") == Announcement(an_id(1), there, None)
+    assert read(ours, 1, "127.0.0.1") is None
+    here = read(ours, 1, "127.0.0.1", loopback=True)
+    assert here is not None
+    assert here.addresses == (Address("127.0.0.1", 1),)
+    assert read(ours, None, "10.0.0.1") is None
+    assert read(ours, 0, "10.0.0.1") is None
+    assert read(good, 1, "10.0.0.1") is None
+    assert read({**ours, b"o": b"1"}, 1, "10.0.0.1") is None
+    assert read({**ours, b"s": b"89ABCDEF"}, 1, "10.0.0.1") is None
+    assert read({**ours, b"id": an_id(1).encode().upper() + b"\xff"}, 1, "10.0.0.1") is None
+    assert read({}, 1, "10.0.0.1") is None
+
+
+async def test_peers_of_another_swarm_are_counted_and_left_alone() -> None:
+    ours, theirs = Found(), Found()
+    async with on_loopback(30, ours, tag="aaaaaaaa") as here:
+        async with on_loopback(31, theirs, tag="bbbbbbbb") as there, on_loopback(32, Found()):
+            await until(lambda: {an_id(31), an_id(32)} <= here.strangers and an_id(30) in there.strangers)
+            async with on_loopback(33, Found(), tag="aaaaaaaa"):
+                await until(lambda: an_id(33) in ours)
+            assert set(ours) == {an_id(33)}
+            assert theirs == {}
+        await until(lambda: not {an_id(31), an_id(32)} & here.strangers, timeout_s=3)
+
+
+async def test_a_device_that_joins_no_swarm_can_look_around() -> None:
+    async with on_loopback(34, Found(), tag="cccccccc"):
+        seen = await look_around(LOOPBACK, 4)
+    assert Announcement(an_id(34), (Address("127.0.0.1", 4734),), "cccccccc") in seen
+
+
+async def test_a_twin_is_noticed_and_this_peers_own_record_is_none() -> None:
+    """Two that announce one id: a configuration that was copied."""
+    one: list[tuple[Address, ...]] = []
+    two: list[tuple[Address, ...]] = []
+
+    def peer(port: int, told: list[tuple[Address, ...]]) -> Discovery:
+        return Discovery(
+            an_id(35), port, LOOPBACK, interfaces=LOOPBACK, on_found=Found().add, tag="dddddddd", on_twin=told.append
+        )
+
+    async with peer(4801, one):
+        await asyncio.sleep(1.5)
+        assert one == []
+        async with peer(4802, two):
+            await until(lambda: bool(one) and bool(two))
+    assert one == [(Address("127.0.0.1", 4802),)]
+    assert two == [(Address("127.0.0.1", 4801),)]
 
 
 async def test_without_multicast_the_peer_hears_why_and_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,7 @@ async def test_a_call_of_ours_that_blocks_the_loop_fails() -> None:
 
 def test_nothing_here_leaves_loopback_or_touches_a_home() -> None:
     assert os.environ["SWARM_INTERFACE"] == "127.0.0.1"
-    assert [name for name in os.environ if name.startswith("SWARM_")] == ["SWARM_INTERFACE"]
+    assert sorted(name for name in os.environ if name.startswith("SWARM_")) == ["SWARM_INTERFACE", "SWARM_SECRET"]
     assert "swarm-tests-" in str(Path.home())
     assert "swarm-tests-" in str(platformdirs.user_config_path("swarm"))
 

@@ -58,7 +58,11 @@ NETWORK = _together(
     _flag("--interface", "Local IP address to use; repeat for more.", metavar="IP", multiple=True, type=ADDRESSES),
     _flag("--peer", "A peer to try besides mDNS; repeat for more.", metavar="HOST:PORT", multiple=True, type=ADDRESSES),
     _flag("--no-mdns", "Neither announce nor look for peers by multicast.", is_flag=True),
-    _flag("--forget", "Neither read nor write last-known peers.", is_flag=True),
+    _flag("--forget", "Neither read nor write last-known peers; take a key for this run alone.", is_flag=True),
+)
+TRUST = _together(
+    _flag("--secret-file", "File that holds the swarm's secret, for fleets.", metavar="FILE"),
+    _flag("--open", "No encryption, no secret: for a bench network only.", is_flag=True),
 )
 COMPUTE = _together(
     _flag("--threads", "CPU threads for the model.", type=click.IntRange(min=1)),
@@ -98,27 +102,90 @@ def app(context: click.Context, version: bool) -> None:
 @_flag("--name", "What to call this device; its host name by default.", type=PeerName())
 @_flag("--port", "TCP port; 4747, or any free one when that is taken, by default.", type=click.IntRange(0, 65535))
 @NETWORK
+@TRUST
+@_flag("--code", "The code that `swarm invite` shows on a device that is in the swarm.")
+@_flag("--new", "Begin a swarm, though another one is here.", is_flag=True)
+@_flag("--new-identity", "Take a new key and id, for a device whose configuration was copied.", is_flag=True)
 @_flag("--memory", "Most bytes of parameters to hold.", metavar="BYTES", type=click.IntRange(min=0))
 @_flag("--device", "Where parts run, such as cpu or cuda:0.", default="cpu")
 @COMPUTE
 @OUTPUT
-def join(name: str | None, port: int | None, memory: int | None, device: str, json: bool, **common: Any) -> None:
-    """Put this device in the swarm until Ctrl-C."""
+def join(name: str | None, code: str | None, new: bool, memory: int | None, json: bool, **common: Any) -> None:
+    """Put this device in the swarm until Ctrl-C; the first one begins it, others need a code."""
+    from swarm.cli import entry
     from swarm.cli import join as command
 
-    peer = _peer(name, port=port, memory_bytes=memory, device=device, **common)
-    command.run(peer, as_json=json)
+    wish = entry.Wish(
+        code=code,
+        new=new,
+        name=name,
+        **{flag: common[flag] for flag in ("secret_file", "open", "interface", "peer", "no_mdns", "forget")},
+    )
+
+    def make(**changes: Any) -> Peer:
+        return _peer(name, memory_bytes=memory, **(common | changes))
+
+    command.run(make, wish, as_json=json)
+
+
+@app.command()
+@_flag("--port", "TCP port; 4748, or any free one when that is taken, by default.", type=click.IntRange(0, 65535))
+@_flag("--interface", "Local IP address to use; repeat for more.", metavar="IP", multiple=True, type=ADDRESSES)
+@_flag("--no-mdns", "Do not announce the invitation by multicast.", is_flag=True)
+@_flag("--forget", "Do not tell the guest of last-known peers.", is_flag=True)
+@_flag("--secret-file", "File that holds the swarm's secret, for fleets.", metavar="FILE")
+@OUTPUT
+def invite(json: bool, **wish: Any) -> None:
+    """Show a code that lets one more device in; it holds for two minutes and three tries."""
+    from swarm.cli import invite as command
+
+    command.run(**wish, as_json=json)
+
+
+@app.command()
+@click.argument("action", type=click.Choice(["show", "rotate"]))
+@_flag("--reveal", "With show: print the secret itself.", is_flag=True)
+@_flag(
+    "--without", "With rotate: a peer that does not get the new one; repeat for more.", metavar="NAME", multiple=True
+)
+@_flag("--yes", "With rotate: do not ask.", is_flag=True)
+@_flag("--wait", "With rotate: seconds to look for peers.", type=Seconds(), default=3.0)
+@NETWORK
+@OUTPUT
+def secret(
+    action: str, json: bool, reveal: bool, without: tuple[str, ...], yes: bool, wait: float, **more: Any
+) -> None:
+    """Show where the swarm's secret is, or rotate it, which puts out the devices that do not get the new one."""
+    from swarm.cli import secret as command
+
+    if action == "show":
+        command.show_secret(reveal=reveal, as_json=json)
+    else:
+        command.rotate(lambda old: _client(secret=old, **more), list(without), wait, yes=yes, as_json=json)
 
 
 @app.command()
 @_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=2.0)
 @NETWORK
+@TRUST
 @OUTPUT
 def status(wait: float, json: bool, **common: Any) -> None:
     """Show who is in the swarm now, and what each holds."""
     from swarm.cli import status as command
 
     command.run(_client(**common), wait, as_json=json)
+
+
+@app.command()
+@_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=2.0)
+@NETWORK
+@TRUST
+@OUTPUT
+def doctor(json: bool, **wish: Any) -> None:
+    """Say why peers are not seen, and what to do about it."""
+    from swarm.cli import doctor as command
+
+    command.run(**wish, as_json=json)
 
 
 @app.command()
@@ -133,11 +200,13 @@ def status(wait: float, json: bool, **common: Any) -> None:
 @_flag("--deadline", "Seconds for each request.", type=Seconds(0.001), default=60.0)
 @_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=5.0)
 @NETWORK
+@TRUST
 @COMPUTE
 @OUTPUT
 def run(model: str, images: tuple[str, ...], split: str | None, on: str | None, json: bool, **more: Any) -> None:
     """Classify pictures together; print labels and where the time went."""
     from swarm.cli import run as command
+    from swarm.cli.entry import alone
 
     wish = command.Wish(
         model=model,
@@ -151,6 +220,8 @@ def run(model: str, images: tuple[str, ...], split: str | None, on: str | None, 
         deadline_s=more.pop("deadline"),
         wait_s=more.pop("wait"),
     )
+    if wish.strategy == "local" and not wish.on:
+        more = alone(more)
     command.run(_client(**more), wish, as_json=json)
 
 
@@ -169,9 +240,19 @@ def _client(**common: Any) -> Peer:
 
 
 def _peer(
-    name: str | None, *, interface: tuple[str, ...], peer: tuple[str, ...], no_mdns: bool, forget: bool, **more: Any
+    name: str | None,
+    *,
+    interface: tuple[str, ...],
+    peer: tuple[str, ...],
+    no_mdns: bool,
+    forget: bool,
+    secret_file: str | None = None,
+    **more: Any,
 ) -> Peer:
+    from swarm.cli.entry import from_file
     from swarm.cli.show import say
     from swarm.peer import Peer
 
+    if secret_file is not None and more.get("secret") is None:
+        more["secret"] = from_file(secret_file)
     return Peer(name, interfaces=interface, peers=peer, mdns=not no_mdns, remember=not forget, on_problem=say, **more)

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from swarm.cli import loop, show
+from swarm.entrance import VARIABLE
 from swarm.errors import SwarmError
 from swarm.peer import Peer
 from swarm.result import Result
+from swarm.secret import Secret
 
 MODEL = "fashion-vit"
 NAMES = ("ant", "bee", "cricket")
@@ -37,8 +39,9 @@ async def _demo(as_json: bool) -> None:
 
     say(f"Starting {len(NAMES)} peers as processes on this machine; mDNS on loopback introduces them.")
     pictures = await asyncio.to_thread(_pictures)
-    itself = Peer("demo", port=0, interfaces=[LOOPBACK], client=True, threads=1, remember=False)
-    async with _three_peers() as ready, itself as peer:
+    secret = Secret.new()
+    itself = Peer("demo", port=0, interfaces=[LOOPBACK], client=True, threads=1, remember=False, secret=secret)
+    async with _three_peers(secret) as ready, itself as peer:
         ids = [row["id"] for row in ready]
         await peer.wait_for(ids, timeout_s=START_S)
         for row in ready:
@@ -100,7 +103,7 @@ def _print(report: dict[str, Any], results: list[Result]) -> None:
 
 
 @asynccontextmanager
-async def _three_peers() -> AsyncIterator[list[dict[str, Any]]]:
+async def _three_peers(secret: Secret) -> AsyncIterator[list[dict[str, Any]]]:
     """Three `swarm join`, ready; stopped and gone when the block ends, whatever happens in it."""
     command = [
         sys.executable,
@@ -121,7 +124,7 @@ async def _three_peers() -> AsyncIterator[list[dict[str, Any]]]:
         for name in NAMES:
             pipe = asyncio.subprocess.PIPE
             process = await asyncio.create_subprocess_exec(
-                *command, "--name", name, stdin=None, stdout=pipe, env=_environment()
+                *command, "--name", name, stdin=None, stdout=pipe, env=_environment(secret)
             )
             processes.append(process)
         yield list(await asyncio.gather(*(_ready(process) for process in processes)))
@@ -129,10 +132,10 @@ async def _three_peers() -> AsyncIterator[list[dict[str, Any]]]:
         await asyncio.gather(*(_stop(process) for process in processes))
 
 
-def _environment() -> dict[str, str]:
-    """This process's, without the user's settings: the demo is the same everywhere."""
+def _environment(secret: Secret) -> dict[str, str]:
+    """This process's, without the user's settings: the demo is the same everywhere, and a swarm of its own."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("SWARM_")}
-    return kept | {"SWARM_CONFIG": os.devnull}
+    return kept | {"SWARM_CONFIG": os.devnull, VARIABLE: secret.reveal()}
 
 
 async def _ready(process: asyncio.subprocess.Process) -> dict[str, Any]:

@@ -2,28 +2,72 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
 from swarm.cli import loop
-from swarm.cli.show import address, note, print_json, tell
+from swarm.cli.entry import Wish, admit
+from swarm.cli.show import address, note, print_json, say, tell
+from swarm.identity import Keyring
 from swarm.peer import Peer
+from swarm.secret import Secret
 from swarm.types import PeerId, PeerState, View
 
 
-def run(peer: Peer, *, as_json: bool) -> None:
-    loop.run(_join(peer, as_json), signal_is_success=True)
+def run(make: Callable[..., Peer], wish: Wish, *, as_json: bool) -> None:
+    """`make` gives a peer of the flags, with those of `Peer` that it is called with changed."""
+    loop.run(_join(make, wish, as_json), signal_is_success=True)
 
 
-async def _join(peer: Peer, as_json: bool) -> None:
-    async with peer:
-        me = peer.view().find(peer.id)
-        assert me is not None
+async def _join(make: Callable[..., Peer], wish: Wish, as_json: bool) -> None:
+    """Live after life: a new secret that another peer hands over begins the next one."""
+    keyring = Keyring()
+    admitted = await admit(wish, keyring)
+    changes: dict[str, Any] = {"secret": admitted.secret, "peer": admitted.peers}
+    while True:
+        fresh: asyncio.Future[tuple[Secret, str]] = asyncio.get_running_loop().create_future()
+
+        async def keep(secret: Secret, name: str, fresh: asyncio.Future[tuple[Secret, str]] = fresh) -> None:
+            await asyncio.to_thread(keyring.keep, secret)
+            if not fresh.done():
+                fresh.set_result((secret, name))
+
+        async with make(**changes, on_secret=keep if admitted.kept else None) as peer:
+            secret, name = await _live(peer, fresh, as_json)
+            changes |= {"secret": secret, "port": _port(peer), "new_identity": False}
         if as_json:
-            print_json({"event": "ready", "name": me.name, "id": me.id, "address": address(me)})
+            print_json({"event": "rotated", "by": name})
         else:
-            tell(f"{me.name} is ready at {address(me)} ({me.id[:8]}). Ctrl-C leaves.")
-        before: dict[PeerId, PeerState] = {}
-        async for view in peer.changes():
-            if not as_json:
-                before = _tell(view, before)
+            say(f"{name} changed the swarm's secret; this device comes back with the new one.")
+
+
+async def _live(peer: Peer, fresh: asyncio.Future[tuple[Secret, str]], as_json: bool) -> tuple[Secret, str]:
+    """Be there, until a new secret came."""
+    me = peer.view().find(peer.id)
+    assert me is not None
+    if as_json:
+        print_json({"event": "ready", "name": me.name, "id": me.id, "address": address(me)})
+    else:
+        tell(f"{me.name} is ready at {address(me)} ({me.id[:8]}). Ctrl-C leaves.")
+    watching = asyncio.create_task(_watch(peer, as_json))
+    try:
+        return await fresh
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _watch(peer: Peer, as_json: bool) -> None:
+    before: dict[PeerId, PeerState] = {}
+    async for view in peer.changes():
+        if not as_json:
+            before = _tell(view, before)
+
+
+def _port(peer: Peer) -> int:
+    me = peer.view().find(peer.id)
+    return me.addresses[0].port if me is not None and me.addresses else 0
 
 
 def _tell(view: View, before: dict[PeerId, PeerState]) -> dict[PeerId, PeerState]:

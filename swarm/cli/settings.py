@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-import platformdirs
 
 from swarm.errors import UsageError
+from swarm.identity import config_folder
 
 Options = dict[str, click.Option]
 
 
 def config_path() -> Path:
-    """`SWARM_CONFIG`, or `swarm.toml` in the user's configuration folder."""
+    """`SWARM_CONFIG`, or `swarm.toml` in the configuration folder."""
     named = os.environ.get("SWARM_CONFIG")
-    return Path(named) if named else Path(platformdirs.user_config_dir("swarm", appauthor=False)) / "swarm.toml"
+    return Path(named) if named else config_folder() / "swarm.toml"
 
 
 def defaults(commands: Mapping[str, click.Command]) -> dict[str, dict[str, Any]]:

@@ -18,12 +18,19 @@ async def _status(peer: Peer, wait_s: float, as_json: bool) -> None:
     async with peer:
         await asyncio.sleep(wait_s)
         peers = [seen for seen in peer.view().peers if not seen.record.client]
+        strangers = peer.strangers
     if as_json:
-        print_json({"peers": [peer_json(seen) for seen in peers]})
-    elif peers:
+        print_json({"peers": [peer_json(seen) for seen in peers], "strangers": strangers})
+        return
+    if peers:
         _table(peers)
     else:
         tell(f"No peer was seen within {wait_s:g} s. Start `swarm join` on a device, or name one with --peer.")
+    if strangers:
+        tell(
+            f"{strangers} of another swarm {'is' if strangers == 1 else 'are'} here too. `swarm invite` on one of them "
+            "and `swarm join --code` here would bring this device there."
+        )
 
 
 def _table(peers: list[PeerView]) -> None:

@@ -18,6 +18,7 @@ from tests.lab import Lab
 
 PICTURES = sorted(str(path) for path in (Path(__file__).resolve().parents[2] / "models/data/pictures").glob("*.png"))
 SWARM = [sys.executable, "-P", "-m", "swarm"]
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 START_S, STOP_S, RUN_S = 30, 10, 120
 
 
@@ -36,14 +37,17 @@ class Joined:
 
 
 @contextmanager
-def joined(*arguments: str, name: str, lab: Lab | None = None, device: int = 0) -> Iterator[Joined]:
-    """A peer in a process of its own; killed when the block ends, if it still runs."""
+def joined(
+    *arguments: str, name: str, lab: Lab | None = None, device: int = 0, home: Path | None = None
+) -> Iterator[Joined]:
+    """A peer in a process of its own; killed when the block ends, if it still runs. With `home` it has a user's folder
+    of its own, and no other secret than the one in there."""
     where = [] if lab else ["--interface", "127.0.0.1", "--port", "0"]
     argv = [*SWARM, "join", "--json", "--name", name, "--threads", "1", *where, *arguments]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": _env(lab)}
+    options: dict[str, Any] = {**PIPES, "text": True, "env": env(lab, home)}
     process = lab.popen(device, argv, **options) if lab else subprocess.Popen(argv, **options)
     try:
-        ready = json.loads(_line(process))
+        ready = json.loads(line_of(process))
         assert ready["event"] == "ready"
         yield Joined(process, ready["name"], ready["id"], ready["address"])
     finally:
@@ -55,10 +59,12 @@ def joined(*arguments: str, name: str, lab: Lab | None = None, device: int = 0) 
             stream.close()
 
 
-def swarm(*arguments: str, lab: Lab | None = None, device: int = 0) -> subprocess.CompletedProcess[str]:
+def swarm(
+    *arguments: str, lab: Lab | None = None, device: int = 0, home: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     argv = [*SWARM, *arguments]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": _env(lab)}
+    options: dict[str, Any] = {**PIPES, "text": True, "env": env(lab, home)}
     process = lab.popen(device, argv, **options) if lab else subprocess.Popen(argv, **options)
     with process:
         try:
@@ -69,8 +75,8 @@ def swarm(*arguments: str, lab: Lab | None = None, device: int = 0) -> subproces
     return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
 
-def swarm_json(*arguments: str, lab: Lab | None = None, device: int = 0) -> dict[str, Any]:
-    done = swarm(*arguments, "--json", lab=lab, device=device)
+def swarm_json(*arguments: str, lab: Lab | None = None, device: int = 0, home: Path | None = None) -> dict[str, Any]:
+    done = swarm(*arguments, "--json", lab=lab, device=device, home=home)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -89,8 +95,8 @@ def check_sentence(done: subprocess.CompletedProcess[str], exit_code: int, *word
         assert word in done.stderr, done.stderr
 
 
-def _line(process: subprocess.Popen[str]) -> str:
-    """The first line of its output; the process is killed when none comes in time."""
+def line_of(process: subprocess.Popen[str]) -> str:
+    """The next line of its output; the process is killed when none comes in time."""
     assert process.stdout is not None
     assert process.stderr is not None
     timer = threading.Timer(START_S, process.kill)
@@ -102,9 +108,14 @@ def _line(process: subprocess.Popen[str]) -> str:
     return line
 
 
-def _env(lab: Lab | None) -> dict[str, str]:
+def env(lab: Lab | None = None, home: Path | None = None) -> dict[str, str]:
     """In a lab the namespace keeps everything in; elsewhere `SWARM_INTERFACE` does."""
-    return {key: value for key, value in os.environ.items() if not (lab and key == "SWARM_INTERFACE")}
+    dropped = {"SWARM_INTERFACE"} if lab else set()
+    own = {}
+    if home is not None:
+        dropped.add("SWARM_SECRET")
+        own = {"SWARM_HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "HOME": str(home)}
+    return {key: value for key, value in os.environ.items() if key not in dropped} | own
 
 
 def without(values: Sequence[str], *dropped: str) -> list[str]:

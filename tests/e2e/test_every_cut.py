@@ -17,21 +17,22 @@ from swarm.peer import Peer
 FAMILIES = {
     "ViT": "vit_tiny_patch16_224",
     "DeiT": "deit_tiny_patch16_224",
-    "BEiT": "beit_base_patch16_224",
+    "BEiT": "narrow-beit",
     "EVA-02": "eva02_tiny_patch14_224",
-    "Swin": "swin_tiny_patch4_window7_224",
+    "Swin": "narrow-swin",
     "ConvNeXt": "convnext_atto",
     "ResNet": "resnet18",
     "Mixer": "mixer_s32_224",
 }
+NARROW = Path(__file__).with_name("narrow_models.py")
 
 
 @asynccontextmanager
 async def two_peers() -> AsyncIterator[tuple[Peer, Peer]]:
     """On loopback; the second is found by address."""
-    async with Peer("head", port=0, interfaces=["127.0.0.1"], mdns=False) as head:
-        address = head.view().peers[0].record.addresses[0]
-        async with Peer("tail", port=0, interfaces=["127.0.0.1"], mdns=False, peers=[address]) as tail:
+    async with Peer("head", port=0, interfaces=["127.0.0.1"], mdns=False, models=[NARROW]) as head:
+        where = head.view().peers[0].record.addresses
+        async with Peer("tail", port=0, interfaces=["127.0.0.1"], mdns=False, peers=where, models=[NARROW]) as tail:
             await head.wait_for(["tail"])
             yield head, tail
 

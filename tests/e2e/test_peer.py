@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from swarm import Peer
-from swarm.errors import NoPeers
+from swarm.errors import BadInput, NoPeers, NotInvited, UsageError
+from swarm.secret import Secret
 
 LOOPBACK = ["127.0.0.1"]
 
@@ -31,3 +33,53 @@ async def test_a_peer_that_shall_not_remember_writes_nothing(tmp_path: Path) -> 
                 if view.missing(["a"]) == []:
                     break
     assert known.read_text() == "as it was"
+
+
+@pytest.mark.may_block("a peer that hosts measures itself, in this process")
+async def test_a_device_without_a_secret_asks_nobody_and_begins_where_nobody_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SWARM_SECRET")
+    options = {"port": 0, "interfaces": LOOPBACK, "mdns": False, "home": tmp_path, "cache": tmp_path}
+    with pytest.raises(NotInvited, match="swarm join"):
+        await Peer("app", client=True, **options).__aenter__()  # type: ignore[arg-type]
+    with pytest.raises(NotInvited, match="swarm invite"):
+        await Peer("app", peers=["127.0.0.1:9"], **options).__aenter__()  # type: ignore[arg-type]
+    assert not (tmp_path / "secret").exists()
+    async with Peer("a", **options) as first, Peer("b", **options) as second:  # type: ignore[arg-type]
+        assert first.id != second.id
+        first_id = first.id
+    async with Peer("a", **options) as again, Peer("app", client=True, **options):  # type: ignore[arg-type]
+        assert again.id == first_id
+
+
+async def test_one_process_may_be_in_two_swarms(tmp_path: Path) -> None:
+    ours, theirs = Secret.new(), Secret.new()
+    options = {"port": 0, "interfaces": LOOPBACK, "mdns": False, "client": True, "cache": tmp_path}
+    async with Peer("a", secret=ours, **options) as a:  # type: ignore[arg-type]
+        places = a.view().peers[0].record.addresses
+        async with (
+            Peer("b", secret=ours.reveal(), peers=places, **options) as b,  # type: ignore[arg-type]
+            Peer("c", secret=theirs, peers=places, **options) as c,  # type: ignore[arg-type]
+        ):
+            async for view in b.changes():
+                if view.missing(["a"]) == []:
+                    break
+            await asyncio.sleep(0.5)
+            assert c.view().missing(["a", "b"]) == ["a", "b"]
+            assert a.view().missing(["c"]) == ["c"]
+
+
+def test_what_cannot_be_a_secret_is_told_at_once() -> None:
+    with pytest.raises(BadInput, match="The secret given"):
+        Peer(secret="password")
+    with pytest.raises(UsageError, match="open"):
+        Peer(secret=Secret.new(), open=True)
+
+
+async def test_an_open_swarm_is_said_aloud(tmp_path: Path) -> None:
+    said: list[str] = []
+    async with Peer(
+        "a", port=0, interfaces=LOOPBACK, mdns=False, client=True, open=True, cache=tmp_path, on_problem=said.append
+    ):
+        assert "OPEN SWARM" in said[0]
