@@ -23,7 +23,16 @@ from msgspec import Meta
 
 from swarm import schema, tensors
 from swarm.batching import Ran
-from swarm.errors import BadInput, DeadlineExceeded, MalformedFrame, Overloaded, PeerLost, SwarmError, from_code
+from swarm.errors import (
+    BadInput,
+    DeadlineExceeded,
+    MalformedFrame,
+    Overloaded,
+    PeerLost,
+    PeerUnreachable,
+    SwarmError,
+    from_code,
+)
 from swarm.exchange import Caller, Exchange, describe
 from swarm.plan import INPUT, OUTPUT, Edge, Part, Plan, Step, StepTrace
 from swarm.requests import Outcome, Requests, out_of_time
@@ -238,8 +247,11 @@ class Dataflow:
         }
         try:
             await self._hand_over(edge.receiver, fields, body, deadline)
-        except PeerLost:
-            await self._hand_over(edge.receiver, fields, body, deadline)
+        except PeerLost as lost:
+            try:
+                await self._hand_over(edge.receiver, fields, body, deadline)
+            except PeerUnreachable:
+                raise lost from None  # it names the peer
 
     async def _hand_over(self, peer: PeerId, fields: dict[str, Any], body: Any, deadline: float) -> None:
         left_s = deadline - monotonic()

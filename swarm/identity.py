@@ -11,6 +11,7 @@ A peer that comes back finds its slot free again, and with it its id. All files 
 from __future__ import annotations
 
 import contextlib
+import hmac
 import logging
 import os
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ import platformdirs
 from swarm import atomic
 from swarm.errors import BadInput
 from swarm.secret import Secret
-from swarm.trust import Authority, Credentials, credentials, new_key, to_pem
+from swarm.trust import Authority, Credentials, bundle, credentials, load, new_key
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 MAX_SLOTS: Final = 64
 MAX_FILE_BYTES: Final = 16 * 1024
 LOCK_S: Final = 5.0
+
+_SEAL: Final = "swarm identity, sealed "
 
 
 def config_folder() -> Path:
@@ -169,14 +172,35 @@ def check_private(file: Path) -> None:
 
 def _settle(file: Path, secret: Secret, *, new: bool) -> Credentials:
     """Credentials from the slot's file, after mending what is missing or belongs to another secret."""
+    if not new and (kept := _sealed(file, secret)) is not None:
+        return kept
     authority = Authority(secret)
     key, leaf = (None, None) if new else _read(file)
     if key is None:
         key, leaf = new_key(), None
     if leaf is None or not authority.has_issued(leaf) or leaf.public_key() != key.public_key():
         leaf = authority.issue(key.public_key())
-        atomic.replace(file, to_pem(key, leaf))
+    text = f"{authority.tag}\n{bundle(authority, key, leaf)}"
+    atomic.replace(file, f"{_SEAL}{_seal(secret, text)}\n{text}".encode("ascii"))
     return credentials(authority, key, leaf)
+
+
+def _sealed(file: Path, secret: Secret) -> Credentials | None:
+    """What was put here under the same secret: it was checked then, and need not be again."""
+    try:
+        text = file.read_bytes()[:MAX_FILE_BYTES].decode("ascii")
+    except (OSError, ValueError):
+        return None
+    seal, _, text = text.removeprefix(_SEAL).partition("\n")
+    if not hmac.compare_digest(seal.encode(), _seal(secret, text).encode()):
+        return None
+    check_private(file)
+    tag, _, pem = text.partition("\n")
+    return load(pem, tag)
+
+
+def _seal(secret: Secret, text: str) -> str:
+    return hmac.digest(secret.raw(), b"swarm identity v1" + text.encode("ascii"), "sha256").hex()
 
 
 def _read(file: Path) -> tuple[Ed25519PrivateKey | None, Certificate | None]:

@@ -35,6 +35,8 @@ VALID: Final = (dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(2120, 1, 1, 
 ID_DIGITS: Final = 32
 TAG_DIGITS: Final = 8
 
+_CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
+
 
 class Authority:
     """The swarm's CA. Made from the same secret it is the same on every device. Costs about a millisecond."""
@@ -108,21 +110,32 @@ def to_pem(key: Ed25519PrivateKey, leaf: Certificate) -> bytes:
 
 
 def credentials(authority: Authority, key: Ed25519PrivateKey, leaf: Certificate) -> Credentials:
-    """Contexts for a peer of that swarm. Blocks for milliseconds: Python's ssl reads keys from files only, so one
-    that only the user can read is there for a moment."""
+    """Contexts for a peer of that swarm; see `load`."""
+    return load(bundle(authority, key, leaf), authority.tag)
+
+
+def bundle(authority: Authority, key: Ed25519PrivateKey, leaf: Certificate) -> str:
+    """All that `load` needs, as one text: a private key, its certificate, and the CA's."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
+    return (to_pem(key, leaf) + authority.certificate.public_bytes(Encoding.PEM)).decode("ascii")
+
+
+def load(pem: str, tag: str) -> Credentials:
+    """Contexts from a `bundle` that is known to be good. Blocks for milliseconds: Python's ssl reads keys from files
+    only, so one that only the user can read is there for a moment. Needs no `cryptography`, which takes 11 MB."""
+    begins = pem.index(_CERTIFICATE)
+    ca = pem.index(_CERTIFICATE, begins + 1)
     handle, name = tempfile.mkstemp(prefix="swarm-", suffix=".pem")  # mode 0600
     file = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(to_pem(key, leaf))
-        ca = authority.certificate.public_bytes(Encoding.DER)
-        server = _context(ssl.PROTOCOL_TLS_SERVER, file, ca)
-        client = _context(ssl.PROTOCOL_TLS_CLIENT, file, ca)
+        with os.fdopen(handle, "w", encoding="ascii") as stream:
+            stream.write(pem[:ca])
+        server = _context(ssl.PROTOCOL_TLS_SERVER, file, pem[ca:])
+        client = _context(ssl.PROTOCOL_TLS_CLIENT, file, pem[ca:])
     finally:
         file.unlink(missing_ok=True)
-    return Credentials(identify(leaf.public_bytes(Encoding.DER)), authority.tag, server, client)
+    return Credentials(identify(ssl.PEM_cert_to_DER_cert(pem[begins:ca])), tag, server, client)
 
 
 def ephemeral(secret: Secret) -> Credentials:
@@ -147,7 +160,7 @@ def _tag(public: Ed25519PublicKey) -> str:
     return sha256(b"swarm tag" + public.public_bytes_raw()).hexdigest()[:TAG_DIGITS]
 
 
-def _context(protocol: int, file: Path, ca: bytes) -> ssl.SSLContext:
+def _context(protocol: int, file: Path, ca: str) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False

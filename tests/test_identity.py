@@ -257,3 +257,32 @@ async def test_a_passing_peer_leaves_nothing(keyring: Keyring) -> None:
     assert len(mine.id) == 32
     assert release is None
     assert not keyring.folder.exists()
+
+
+def test_a_second_start_needs_no_cryptography(tmp_path: Path) -> None:
+    """It takes 11 MB that a small device can use better."""
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from swarm.identity import Keyring\n"
+        "from swarm.secret import Secret\n"
+        "identity = Keyring(Path(sys.argv[1])).identity(Secret.parse(sys.argv[2]))\n"
+        "print(identity.credentials.id, 'cryptography' in sys.modules)\n"
+    )
+    argv = [sys.executable, "-P", "-c", script, str(tmp_path), Secret.new().reveal()]
+    first, second = (subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split() for _ in range(2))
+    assert first[0] == second[0]
+    assert (first[1], second[1]) == ("True", "False")
+
+
+def test_a_file_that_was_changed_is_not_believed(tmp_path: Path) -> None:
+    secret, keyring = Secret.new(), Keyring(tmp_path)
+    taken(keyring, secret).release()
+    file = tmp_path / "identity" / "0.pem"
+    lines = file.read_text().splitlines()
+    other = Keyring(tmp_path / "other")
+    taken(other, Secret.new()).release()
+    theirs = (tmp_path / "other" / "identity" / "0.pem").read_text().splitlines()
+    file.write_text("\n".join([lines[0], *theirs[1:]]) + "\n")
+    taken(keyring, secret).release()
+    assert file.read_text().splitlines()[1] == lines[1], "the tag of its own swarm again"

@@ -21,8 +21,8 @@ def unreachable(address: Address, error: SwarmError | OSError | ValueError, time
         )
     if isinstance(error, MalformedFrame | FrameTooLarge):
         return PeerUnreachable(
-            f"Something listens at {address}, but it is not a swarm peer, or one with encryption where this device runs "
-            "with --open; check the port."
+            f"Something listens at {address}, but it is not a swarm peer, or it is encrypted and this device runs with "
+            "--open; check the port."
         )
     return error
 
