@@ -88,33 +88,36 @@ class Batcher:
     ) -> None:
         self._is_closed = True
         self._worker.stop()
-        gone = PeerLost(f"{self._owner} left the swarm.")
+        gone = self._gone()
         _fail(self._running + self._waiting, gone)
         for done in self._others:
             if not done.done():
                 done.set_exception(gone)
 
-    async def run(self, part: str, x: Array, deadline: float) -> Ran:
-        """Run `part` on `x` `[B, ...]`; a cancelled caller's rows are dropped if they still wait.
+    def run(self, part: str, x: Array, deadline: float) -> asyncio.Future[Ran]:
+        """Begin to run `part` on `x` `[B, ...]`. When the future is cancelled, rows that still wait are dropped.
 
-        :raises Overloaded: too many requests wait already.
-        :raises DeadlineExceeded: `deadline` passed before their turn.
+        It raises `Overloaded` when too many requests wait already, `DeadlineExceeded` when `deadline` passed before
+        their turn, `PeerLost` when this peer leaves.
         """
-        self._demand_open()
-        if len(self._waiting) >= self._max_waiting:
-            raise Overloaded(f"{self._owner} has {self._max_waiting} requests waiting; try again in a second.")
-        job = Job(part, x, deadline, monotonic(), asyncio.get_running_loop().create_future())
-        self._waiting.append(job)
-        self._go_on()
-        try:
-            return await job.done
-        finally:
-            if job in self._waiting:
-                self._waiting.remove(job)
+        done: asyncio.Future[Ran] = asyncio.get_running_loop().create_future()
+        if self._is_closed:
+            done.set_exception(self._gone())
+        elif len(self._waiting) >= self._max_waiting:
+            done.set_exception(
+                Overloaded(f"{self._owner} has {self._max_waiting} requests waiting; try again in a second.")
+            )
+        else:
+            job = Job(part, x, deadline, monotonic(), done)
+            self._waiting.append(job)
+            done.add_done_callback(lambda _: self._drop(job))
+            self._go_on()
+        return done
 
     async def in_worker(self, call: Callable[[], T]) -> T:
         """Run something else that needs the worker thread, such as building a part; raises what it raises."""
-        self._demand_open()
+        if self._is_closed:
+            raise self._gone()
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def settle(result: T | None, error: BaseException | None) -> None:
@@ -130,9 +133,13 @@ class Batcher:
         self._worker.do(call, settle)
         return await done
 
-    def _demand_open(self) -> None:
-        if self._is_closed:
-            raise PeerLost(f"{self._owner} left the swarm.")
+    def _gone(self) -> PeerLost:
+        return PeerLost(f"{self._owner} left the swarm.")
+
+    def _drop(self, job: Job) -> None:
+        """Whoever cancelled it does not want it any more."""
+        if job in self._waiting:
+            self._waiting.remove(job)
 
     def _go_on(self) -> None:
         """Hand the next batch to the worker, unless it is busy."""

@@ -41,8 +41,8 @@ from swarm.types import Array, Count, Dimension, Name, PeerId, Text
 
 log = logging.getLogger(__name__)
 
-RunStep = Callable[[Part, Array, float], Awaitable[Ran]]
-"""Runs a part on `[B, ...]` until a deadline (monotonic seconds)."""
+RunStep = Callable[[Part, Array, float], asyncio.Future[Ran]]
+"""Begins to run a part on `[B, ...]` until a deadline (monotonic seconds); what goes wrong is in the future."""
 
 FAREWELL_S = 2.0
 """How long a notice of failure or cancellation may take."""
@@ -171,7 +171,7 @@ class Dataflow:
 
     # Every peer's side
 
-    def _admit(self, caller: Caller, fields: dict[str, Any], nbytes: int) -> None:
+    def _admit(self, caller: Caller, fields: dict[str, Any], nbytes: int) -> tuple[Plan, Edge, Arrival]:
         """May these bytes come? Only on an edge of an installed plan, from its sender, in the size agreed."""
         plan, edge, arrival = self._place(caller, fields)
         rows = arrival.tensor.shape[0]
@@ -185,12 +185,13 @@ class Dataflow:
             raise Overloaded(
                 f"{self._name} holds as many tensors of this requester as it takes; try again in a second."
             )
+        return plan, edge, arrival
 
     def _place(self, caller: Caller, fields: dict[str, Any]) -> tuple[Plan, Edge, Arrival]:
         arrival = schema.unpack(Arrival, fields)
         plan = self._plans.get(arrival.plan)
         if plan is None:
-            raise SwarmError(f"{self._name} does not hold this plan any more; load the model again.")
+            raise _forgotten(self._name)
         for edge in plan.edges:
             ends = (edge.source, edge.target, edge.sender, edge.receiver)
             if ends == (arrival.source, arrival.target, caller.remote.id, self._me):
@@ -198,7 +199,9 @@ class Dataflow:
         raise MalformedFrame(f"{caller.remote.name} sent a tensor along an edge that this plan does not give it.")
 
     def _tensor(self, caller: Caller, call: Call) -> None:
-        plan, edge, arrival = self._place(caller, call.fields)
+        plan, edge, arrival = call.admitted or self._place(caller, call.fields)
+        if plan.id not in self._plans:
+            raise _forgotten(self._name)
         x = tensors.decode(call.fields["tensor"], call.body)
         wire_s = _wire_s(caller, arrival)
         if edge.target == OUTPUT:
@@ -208,14 +211,27 @@ class Dataflow:
         if step is not None:
             deadline = monotonic() + (call.remaining_s() or 0.0)
             key, nbytes = (plan.id, arrival.request), len(call.body)
-            task = self._spawn(key, self._step, plan, step, arrival, x, nbytes, wire_s, deadline)
-            self._hold(plan.requester, nbytes + OVERHEAD_BYTES, task)
+            ran = self._run(step.part, x, deadline)  # begins now: its sender's acknowledgement can wait, it cannot
+            ran.add_done_callback(_seen)
+            task = self._spawn(key, self._step, plan, step, arrival, ran, nbytes, wire_s, deadline)
+            if task is None:
+                ran.cancel()
+            else:
+                task.add_done_callback(lambda _: ran.cancel())
+                self._hold(plan.requester, nbytes + OVERHEAD_BYTES, task)
 
     async def _step(
-        self, plan: Plan, step: Step, arrival: Arrival, x: Array, nbytes: int, wire_s: float, deadline: float
+        self,
+        plan: Plan,
+        step: Step,
+        arrival: Arrival,
+        run: asyncio.Future[Ran],
+        nbytes: int,
+        wire_s: float,
+        deadline: float,
     ) -> None:
         try:
-            ran = await self._run(step.part, x, deadline)
+            ran = await run
             row = StepTrace(step.id, self._name, ran.queue_s, ran.compute_s, wire_s, nbytes)
             for edge in plan.outputs(step.id):
                 await self._send(plan, edge, arrival.request, ran.output, (*arrival.trace, row), deadline)
@@ -223,11 +239,10 @@ class Dataflow:
             fields = {"plan": plan.id, "request": arrival.request, **describe(error)}
             await self._tell(plan.requester, "failed", fields)
 
-    def _hold(self, requester: PeerId, nbytes: int, task: asyncio.Task[None] | None) -> None:
+    def _hold(self, requester: PeerId, nbytes: int, task: asyncio.Task[None]) -> None:
         """Count bytes against a requester for as long as the task lives."""
-        if task is not None:
-            self._held_bytes[requester] += nbytes
-            task.add_done_callback(lambda _: self._held_bytes.subtract({requester: nbytes}))
+        self._held_bytes[requester] += nbytes
+        task.add_done_callback(lambda _: self._held_bytes.subtract({requester: nbytes}))
 
     async def _send(
         self, plan: Plan, edge: Edge, request: int, x: Array, trace: tuple[StepTrace, ...], deadline: float
@@ -292,6 +307,16 @@ class Dataflow:
             running.discard(task)
             if not running:
                 self._running.pop(key, None)
+
+
+def _seen(ran: asyncio.Future[Ran]) -> None:
+    """Its error has been heard, even where nobody waits for it any more."""
+    if not ran.cancelled():
+        ran.exception()
+
+
+def _forgotten(name: str) -> SwarmError:
+    return SwarmError(f"{name} does not hold this plan any more; load the model again.")
 
 
 def _check_input(plan: Plan, edge: Edge, x: Array) -> None:

@@ -74,13 +74,15 @@ class Holdings:
         most = psutil.virtual_memory().available if self._limit_bytes is None else self._limit_bytes
         return max(0, most - sum(self.leased().values()))
 
-    async def run(self, part: Part, x: Array, deadline: float) -> Ran:
-        """Run a held part on `[B, ...]`, in a batch with whatever else waits for it."""
+    def run(self, part: Part, x: Array, deadline: float) -> asyncio.Future[Ran]:
+        """Begin to run a held part on `[B, ...]`, in a batch with whatever else waits for it."""
         held = self._held.get(part.key)
         if held is None:
-            raise SwarmError(f"{self._name} does not hold {part.name} any more; load the model again.")
+            done: asyncio.Future[Ran] = asyncio.get_running_loop().create_future()
+            done.set_exception(SwarmError(f"{self._name} does not hold {part.name} any more; load the model again."))
+            return done
         held.last_used_s = monotonic()
-        return await self.batcher.run(part.key, x, deadline)
+        return self.batcher.run(part.key, x, deadline)
 
     async def load(
         self,

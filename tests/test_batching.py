@@ -47,12 +47,13 @@ def later(seconds: float = 10) -> float:
 
 async def test_what_gathers_while_the_worker_is_busy_becomes_one_batch() -> None:
     gate = Gate()
-    async with Batcher(gate) as batcher, asyncio.TaskGroup() as tasks:
-        first = tasks.create_task(batcher.run("p", rows(0), later()))
+    async with Batcher(gate) as batcher:
+        first = batcher.run("p", rows(0), later())
         await asyncio.sleep(0.05)
-        others = [tasks.create_task(batcher.run("p", rows(i, i + 0.5), later())) for i in (1, 2, 3)]
+        others = [batcher.run("p", rows(i, i + 0.5), later()) for i in (1, 2, 3)]
         await waiting(batcher, 3)
         gate.open.set()
+        await asyncio.gather(first, *others)
     assert gate.batches == [("p", 1), ("p", 6)]
     assert first.result().output.tolist() == [[1]]
     assert [task.result().output.ravel().tolist() for task in others] == [[2, 2.5], [3, 3.5], [4, 4.5]]
@@ -61,7 +62,7 @@ async def test_what_gathers_while_the_worker_is_busy_becomes_one_batch() -> None
 
 async def test_other_parts_and_shapes_and_too_many_rows_wait_for_their_own_batch() -> None:
     gate = Gate()
-    async with Batcher(gate, max_batch=3) as batcher, asyncio.TaskGroup() as tasks:
+    async with Batcher(gate, max_batch=3) as batcher:
         jobs = [
             ("p", rows(0)),
             ("p", rows(1, 1)),
@@ -69,22 +70,23 @@ async def test_other_parts_and_shapes_and_too_many_rows_wait_for_their_own_batch
             ("p", rows(3, 3)),
             ("p", np.ones((1, 2), np.float32)),
         ]
-        tasks.create_task(batcher.run("block", rows(9), later()))
+        asked = [batcher.run("block", rows(9), later())]
         await asyncio.sleep(0.05)
         for part, x in jobs:
-            tasks.create_task(batcher.run(part, x, later()))
+            asked.append(batcher.run(part, x, later()))
         await waiting(batcher, len(jobs))
         gate.open.set()
+        await asyncio.gather(*asked)
     assert gate.batches[1:] == [("p", 3), ("q", 1), ("p", 2), ("p", 1)]
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
     gate = Gate()
-    async with Batcher(gate, max_waiting=2, owner="attic-pi") as batcher, asyncio.TaskGroup() as tasks:
-        tasks.create_task(batcher.run("p", rows(0), later()))
+    async with Batcher(gate, max_waiting=2, owner="attic-pi") as batcher:
+        batcher.run("p", rows(0), later())
         await asyncio.sleep(0.05)
         for _ in range(2):
-            tasks.create_task(batcher.run("p", rows(0), later()))
+            batcher.run("p", rows(0), later())
         await waiting(batcher, 2)
         with pytest.raises(Overloaded, match="attic-pi"):
             await batcher.run("p", rows(0), later())
@@ -93,11 +95,11 @@ async def test_a_full_queue_refuses_at_once() -> None:
 
 async def test_the_late_and_the_cancelled_are_not_run() -> None:
     gate = Gate()
-    async with Batcher(gate) as batcher, asyncio.TaskGroup() as tasks:
-        tasks.create_task(batcher.run("p", rows(0), later()))
+    async with Batcher(gate) as batcher:
+        batcher.run("p", rows(0), later())
         await asyncio.sleep(0.05)
-        cancelled = tasks.create_task(batcher.run("p", rows(1), later()))
-        late = asyncio.ensure_future(batcher.run("p", rows(2), later(0.05)))
+        cancelled = batcher.run("p", rows(1), later())
+        late = batcher.run("p", rows(2), later(0.05))
         await waiting(batcher, 2)
         await asyncio.sleep(0.1)
         cancelled.cancel()

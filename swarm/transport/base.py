@@ -50,6 +50,8 @@ class Call(msgspec.Struct):
     body: Buffer = b""
     deadline: float | None = None
     clock: Callable[[], float] = time.monotonic
+    admitted: Any = None
+    """What `Service.admit` gave back for its body; None without one."""
 
     def remaining_s(self) -> float | None:
         """Seconds until the deadline, at least zero; None without one."""
@@ -65,9 +67,9 @@ Served = Reply | None | Coroutine[Any, Any, Reply | None]
 class Service(Protocol):
     """What a peer does for those who are connected to it; `Router` is the usual one."""
 
-    def admit(self, channel: Channel, frame: Frame, nbytes: int) -> None:
+    def admit(self, channel: Channel, frame: Frame, nbytes: int) -> object:
         """Agree to receive the body of a request or notice, or raise the `SwarmError` that refuses it. Called before
-        any memory is allocated, and only for messages with a body; must not block."""
+        any memory is allocated, and only for messages with a body; must not block. Gives back `Call.admitted`."""
 
     def serve(self, channel: Channel, call: Call) -> Served:
         """Answer one call: at once by a plain function, which must not block and costs no task, or by a coroutine.

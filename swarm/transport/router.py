@@ -13,8 +13,9 @@ from swarm.wire import Frame
 Handler = Callable[[Channel, Call], Served]
 """`async def` when it has to wait; a plain function when it answers at once, which costs no task."""
 
-Guard = Callable[[Channel, dict[str, Any], int], None]
-"""Called with the fields of a call before its body of so many bytes is received; raises a `SwarmError` to refuse it."""
+Guard = Callable[[Channel, dict[str, Any], int], object]
+"""Called with the fields of a call before its body of so many bytes is received; raises a `SwarmError` to refuse it.
+What it gives back is the `admitted` of the call: what was understood once need not be read again."""
 
 
 class Router:
@@ -29,8 +30,8 @@ class Router:
             raise UsageError(f"'{method}' has a handler already.")
         self._routes[method] = (handler, admit or _no_body)
 
-    def admit(self, channel: Channel, frame: Frame, nbytes: int) -> None:
-        self._route(frame.method)[1](channel, frame.fields, nbytes)
+    def admit(self, channel: Channel, frame: Frame, nbytes: int) -> object:
+        return self._route(frame.method)[1](channel, frame.fields, nbytes)
 
     def serve(self, channel: Channel, call: Call) -> Served:
         return self._route(call.method)[0](channel, call)

@@ -49,6 +49,7 @@ class Serving:
         self._notices = count(-1, -1)  # keys of their tasks; requests have ids of their own, from zero up
         self._incoming = 0
         """Bytes of a body that was agreed to and is being received; there is one at a time."""
+        self._admitted: object = None
 
     @property
     def is_serving(self) -> bool:
@@ -60,7 +61,7 @@ class Serving:
         self._allowance.take(self._channel.remote.id, nbytes)
         self._incoming = nbytes
         try:
-            self._service.admit(self._channel, frame, nbytes)
+            self._admitted = self._service.admit(self._channel, frame, nbytes)
         except SwarmError:
             self._give_back_incoming()
             raise
@@ -83,9 +84,9 @@ class Serving:
         deadline = None if frame.timeout_s is None else self._clock() + frame.timeout_s
         try:
             self._check_room()
-            served = self._service.serve(
-                self._channel, Call(frame.method, frame.fields, frame.body, deadline, self._clock)
-            )
+            admitted, self._admitted = self._admitted, None
+            call = Call(frame.method, frame.fields, frame.body, deadline, self._clock, admitted)
+            served = self._service.serve(self._channel, call)
             if served is not None and not isinstance(served, Reply):
                 self._spawn(frame, self._finish(frame, served, deadline), served)
                 return

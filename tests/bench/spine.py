@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from swarm.peer import Peer
+from swarm.secret import Secret
 from swarm.session import Session
 
 LOOPBACK = ["--interface", "127.0.0.1", "--port", "0", "--no-mdns", "--threads", "1"]
@@ -126,6 +128,9 @@ def ready() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("SWARM_INTERFACE", "127.0.0.1")
-    ready()
-    asyncio.run(hops())
-    asyncio.run(memory())
+    os.environ["SWARM_SECRET"] = Secret.new().reveal()
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["SWARM_HOME"] = home
+        ready()
+        asyncio.run(hops())
+        asyncio.run(memory())
