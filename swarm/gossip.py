@@ -1,53 +1,48 @@
-"""Gives membership its senses: dials, exchanges and goodbyes over real links, in real time.
+"""Gives membership its senses and its hands: dials, knocks, messages and goodbyes over real links, in real time.
 
     Discovery ──introduce──▶                      ──▶ changes(): views, for everybody who cares
     seeds, last-known peers ▶  Gossip ⇄ Membership
-    Links: opened, closed  ──▶   │ dial, exchange, goodbye
+    Links: opened, closed  ──▶   │ dial, knock, send
                                  ▼
                           control channels
 
-An exchange sends all that one knows and gets back all that the other knows, as the body of a `gossip` request; between
-the few hundred peers of a LAN that is less than one tensor.
+Each message travels as the body of a `gossip` notice; who sent it is what its connection has proved.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
-
-from swarm.acquaintances import Action, Dial
-from swarm.errors import FrameTooLarge, MalformedFrame, PeerUnreachable, SwarmError
+from swarm.errors import FrameTooLarge, PeerUnreachable, SwarmError
 from swarm.known import MAX_KNOWN, read_known, write_known
-from swarm.membership import MAX_PEERS, Entry, Membership
-from swarm.transport import Call, Channel, Links, Reply, Router
-from swarm.types import Address, PeerId, PeerRecord, PeerState, View
+from swarm.membership import MAX_MESSAGE_BYTES, Action, Dial, Drop, Knock, Membership, Send, decode, encode
+from swarm.transport import Call, Channel, Links, Router
+from swarm.transport.knock import knock
+from swarm.types import Address, Door, PeerId, PeerState, View
 
 log = logging.getLogger(__name__)
 
-MAX_GOSSIP_BYTES = 4 * 1024 * 1024
 TICK_S = 0.1
 DIAL_S = 2.0
-EXCHANGE_TIMEOUT_S = 5.0
+SEND_S = 2.0
 GOODBYE_S = 0.5
 REMEMBER_S = 5.0
 
-_Entries = Annotated[list[tuple[PeerRecord, PeerState]], msgspec.Meta(max_length=MAX_PEERS + 1)]
-_decoder = msgspec.msgpack.Decoder(_Entries)
-_encoder = msgspec.msgpack.Encoder()
+KnockAt = Callable[[Sequence[Address], float], Awaitable[Door]]
+"""Tries a bare connection to any of the addresses, for so many seconds."""
 
 
 class Gossip:
     """Keeps one peer in the swarm while entered; says goodbye on leaving.
 
-    `seeds` are tried for ever; `known` is a file of last-known addresses, read on entering and kept up to date. Takes
-    the methods `gossip` and `goodbye` of `router`. Enter it once, when `links` can be used, and leave it before they
-    are closed.
+    `seeds` are tried for ever; `known` is a file of last-known addresses, read on entering and kept up to date;
+    `on_twin` is told, once, where another device speaks with this peer's key. Takes the methods `gossip` and `goodbye`
+    of `router`. Enter it once, when `links` can be used, and leave it before they are closed.
     """
 
     def __init__(
@@ -58,24 +53,25 @@ class Gossip:
         *,
         seeds: Iterable[Address] = (),
         known: Path | None = None,
+        knock: KnockAt = knock,
+        on_twin: Callable[[tuple[Address, ...]], None] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._membership = membership
         self._links = links
         self._seeds = tuple(seeds)
         self._known = known
+        self._knock_at = knock
+        self._on_twin = on_twin
         self._clock = clock
         self._view = membership.view()
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
-        self._exchanging: set[PeerId] = set()
-        self._again: set[PeerId] = set()
-        self._turn = 0
         self._remembered: list[Address] = []
         self._is_over = False
-        router.add("gossip", self._answer, _admit)
+        router.add("gossip", self._hear, _admit)
         router.add("goodbye", self._hear_goodbye)
 
     def view(self) -> View:
@@ -146,13 +142,15 @@ class Gossip:
                 continue
 
     def _start(self, action: Action) -> None:
-        if isinstance(action, Dial):
-            self._spawn(self._dial(action))
-        elif action.peer_id in self._exchanging:
-            self._again.add(action.peer_id)
-        else:
-            self._exchanging.add(action.peer_id)
-            self._spawn(self._exchange(action.peer_id))
+        match action:
+            case Dial():
+                self._spawn(self._dial(action))
+            case Knock():
+                self._spawn(self._knock(action))
+            case Send():
+                self._spawn(self._send(action))
+            case Drop():
+                self._drop(action)
 
     async def _dial(self, dial: Dial) -> None:
         try:
@@ -172,47 +170,29 @@ class Gossip:
             return await self._links.get(dial.peer_id, "control", DIAL_S, dial.addresses)
         return await self._links.dial(dial.addresses[0], "control", DIAL_S)
 
-    async def _exchange(self, peer_id: PeerId) -> None:
-        try:
-            channel = await self._links.get(peer_id, "control", DIAL_S)
-            reply = await channel.request(
-                "gossip", {}, self._pack(), timeout_s=EXCHANGE_TIMEOUT_S, reply_bytes=MAX_GOSSIP_BYTES
-            )
-            self._merge(reply.body)
-        except SwarmError as error:
-            log.debug("no exchange with %s: %s", peer_id, error)
-        finally:
-            self._exchanging.discard(peer_id)
-        if peer_id in self._again and not self._is_over:
-            self._again.discard(peer_id)
-            self._exchanging.add(peer_id)
-            self._spawn(self._exchange(peer_id))
-
-    def _answer(self, channel: Channel, call: Call) -> Reply:
-        """The other half of an exchange. Who has left says nothing more, lest it refute its own goodbye."""
-        if self._is_over:
-            return Reply(body=_encoder.encode([]))
-        self._merge(call.body)
-        return Reply(body=self._pack())
-
-    def _merge(self, body: bytes | bytearray | memoryview) -> None:
-        self._membership.merge(_unpack(body), self._now())
-        self._publish()
+    async def _knock(self, action: Knock) -> None:
+        door = await self._knock_at(action.addresses, action.timeout_s)
+        self._membership.knocked(action.peer_id, door, self._now())
         self._wake.set()
 
-    def _pack(self) -> bytes:
-        """Own record and as many others as fit, beginning elsewhere each time, so that all get their turn."""
-        mine, *others = self._membership.entries()
-        start = self._turn % max(1, len(others))
-        packed, room = [msgspec.Raw(_encoder.encode(mine))], MAX_GOSSIP_BYTES - MAX_PEERS
-        for entry in (*others[start:], *others[:start]):
-            raw = _encoder.encode(entry)
-            room -= len(raw)
-            if room < 0:
-                self._turn += len(packed) - 1
-                break
-            packed.append(msgspec.Raw(raw))
-        return _encoder.encode(packed)
+    async def _send(self, action: Send) -> None:
+        """Nobody waits for a message: one that cannot be sent is lost."""
+        try:
+            channel = await self._links.get(action.peer_id, "control", DIAL_S)
+            await channel.notify("gossip", {}, encode(action.message), timeout_s=SEND_S)
+        except SwarmError as error:
+            log.debug("nothing said to %s: %s", action.peer_id, error)
+
+    def _drop(self, action: Drop) -> None:
+        for channel in self._links.channels():
+            if channel.remote.id == action.peer_id:
+                channel.abort()
+
+    def _hear(self, channel: Channel, call: Call) -> None:
+        if not self._is_over:
+            self._membership.received(channel.remote.id, decode(call.body), self._now())
+            self._publish()
+            self._wake.set()
 
     def _hear_goodbye(self, channel: Channel, call: Call) -> None:
         self._membership.said_goodbye(channel.remote.id, self._now())
@@ -265,11 +245,23 @@ class Gossip:
 
     def _publish(self) -> None:
         """Wake those who wait for changes, when there are any."""
-        view = self._membership.view()
-        if view is not self._view or self._is_over:
+        view, before = self._membership.view(), self._view
+        if view is not before or self._is_over:
             self._view = view
             self._changed.set()
             self._changed = asyncio.Event()
+            self._cut_off_the_dead(before, view)
+        if self._membership.twin is not None and self._on_twin is not None:
+            self._on_twin(self._membership.twin)
+            self._on_twin = None
+
+    def _cut_off_the_dead(self, before: View, view: View) -> None:
+        """No packet will tell that a dead host's connections are broken; whoever waits for an answer must hear it."""
+        dead = {seen.record.id for seen in view.peers if seen.state is PeerState.DEAD}
+        dead -= {seen.record.id for seen in before.peers if seen.state is PeerState.DEAD}
+        for channel in self._links.channels() if dead else ():
+            if channel.remote.id in dead:
+                channel.abort()
 
     def _spawn(self, work: Any) -> None:
         task = self._tasks.create_task(work)
@@ -281,12 +273,5 @@ class Gossip:
 
 
 def _admit(_channel: Channel, _fields: dict[str, Any], nbytes: int) -> None:
-    if nbytes > MAX_GOSSIP_BYTES:
-        raise FrameTooLarge(f"Gossip of {nbytes} bytes is too long; {MAX_GOSSIP_BYTES} are allowed.")
-
-
-def _unpack(body: bytes | bytearray | memoryview) -> list[Entry]:
-    try:
-        return _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise MalformedFrame(f"Gossip was not a list of peers: {error}.") from error
+    if nbytes > MAX_MESSAGE_BYTES:
+        raise FrameTooLarge(f"Gossip of {nbytes} bytes is too long; {MAX_MESSAGE_BYTES} are allowed.")

@@ -10,9 +10,12 @@ import math
 import re
 from collections.abc import Mapping
 
+from swarm.membership.messages import Changes
 from swarm.types import PeerProfile, PeerRecord
 
 MAX_COUNT = 2**62
+MAX_LEAP = 2**52
+"""Incarnations and versions are microseconds since 1970, about 2**51; a device without a clock starts near 0."""
 MAX_RECORD_BYTES = 64 * 1024
 MAX_PART_NAME = 512
 
@@ -31,7 +34,9 @@ def is_sound(record: PeerRecord) -> bool:
         and len(record.holds) <= 256
         and all(1 <= len(name) <= MAX_PART_NAME and name.isprintable() for name in record.holds)
         and _is_sound_profile(record.profile)
-        and _weight_bytes(record) <= MAX_RECORD_BYTES
+        and 0 <= record.load.queued <= MAX_COUNT
+        and 0 <= record.load.busy <= 1
+        and weight_bytes(record) <= MAX_RECORD_BYTES
     )
 
 
@@ -47,9 +52,13 @@ def _is_sound_profile(profile: PeerProfile) -> bool:
     )
 
 
-def _weight_bytes(record: PeerRecord) -> int:
+def weight_bytes(record: PeerRecord | Changes) -> int:
     """About what it takes on the wire."""
-    return sum(map(len, record.holds)) + sum(len(a.host) + 8 for a in record.addresses) + 16 * len(record.holds) + 512
+    holds = record.holds or ()
+    addresses = record.addresses or ()
+    rates = record.profile.flops_per_s if record.profile else ()
+    texts = (*holds, *(a.host for a in addresses), *rates)
+    return sum(len(text.encode()) + 16 for text in texts) + 2048
 
 
 def _is_name(text: str) -> bool:
