@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
-from swarm.errors import NotInvited, PeerUnreachable, SwarmError
+from swarm.errors import NotInvited, PeerLost, PeerUnreachable, SwarmError
 from swarm.interfaces import lan_addresses
 from swarm.invitation import DEFAULT_PORT, LIFE_S, MESSAGE_S, SERVICE, read
 from swarm.mdns import Record, is_loopback, look
@@ -28,6 +28,7 @@ async def accept(
 
     :raises NotInvited: no such invitation is to be seen.
     :raises PeerUnreachable: none answers there.
+    :raises PeerLost: it broke off after it was asked with the code.
     :raises WrongCode: it was not the code that is shown there.
     :raises DoorClosed: the invitation is over.
     """
@@ -86,6 +87,7 @@ async def _converse(place: Address, code: Code, name: str) -> Gift:
         reader, writer = await asyncio.open_connection(
             place.host, place.port, ssl=_any_certificate(), server_hostname="", limit=MAX_MESSAGE_BYTES
         )
+    joining: Joining | None = None
     try:
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         joining = await asyncio.to_thread(Joining, code, sha256(certificate).digest(), name)
@@ -98,6 +100,13 @@ async def _converse(place: Address, code: Code, name: str) -> Gift:
                 while not say and joining.gift is None:
                     say = await asyncio.to_thread(joining.received, await read(reader))
         return joining.gift
+    except OSError as error:  # TimeoutError and ssl.SSLError are OSErrors
+        if joining is None or not joining.has_confirmed:
+            raise
+        raise PeerLost(  # and ask nowhere else: each place that is asked could have guessed once
+            f"{place} broke off after it was asked with the code, which may be used up now. Run `swarm invite` again "
+            "there, and name that device with --peer HOST:PORT as it says."
+        ) from error
     finally:
         writer.transport.abort()
 

@@ -1,7 +1,9 @@
-"""Replacing a file in one step: a crash leaves the old one or the new one, never half of one."""
+"""Replacing a file in one step: a crash leaves the old one or the new one, never half of one; and once `replace` has
+returned, not even a power cut brings the old one back."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -21,3 +23,14 @@ def replace(file: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    if os.name == "posix":
+        with contextlib.suppress(OSError):  # some file systems know no such thing
+            _sync_folder(file.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 MAX_SLOTS: Final = 64
 MAX_FILE_BYTES: Final = 16 * 1024
+MAX_SECRET_BYTES: Final = 128
 LOCK_S: Final = 5.0
 
 _SEAL: Final = "swarm identity, sealed "
@@ -79,6 +80,13 @@ class Keyring:
         """Put `secret` in the place of the one that was here, if any."""
         with self._writing():
             self._write(secret)
+
+    def check_room(self) -> None:
+        """Raise `BadInput` where `keep` would: better before a code is used up than after."""
+        with self._writing():
+            trial = self.folder / "secret.trial"
+            atomic.replace(trial, bytes(MAX_SECRET_BYTES))
+            trial.unlink()
 
     def make(self) -> Secret:
         """The secret that is kept here, or else a new one; of several that call at once, one makes it."""
@@ -139,9 +147,10 @@ class Keyring:
                 yield
         except Timeout:
             raise BadInput(f"Another program holds {self.folder / 'secret.lock'}; try again when it is done.") from None
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:  # the latter where a network's file system knows no locks
+            why = getattr(error, "strerror", None) or error
             raise BadInput(
-                f"The swarm's secret cannot be kept in {self.folder}: {error.strerror or error}. Name another folder "
+                f"The swarm's secret cannot be kept in {self.folder}: {why}. Name another folder "
                 "in SWARM_HOME, or hand the secret over in SWARM_SECRET."
             ) from error
 

@@ -74,7 +74,7 @@ class Invitation:
     ) -> None:
         self.code = Code.new()
         self._gift = Gift(secret.raw(), tuple(places)[:MAX_PLACES])
-        self._interfaces = list(interfaces)
+        self._interfaces = list(dict.fromkeys(interfaces))
         self._port = port
         self._mdns = mdns
         self._on_attempt = on_attempt
@@ -129,9 +129,12 @@ class Invitation:
             async with asyncio.timeout(max(0.0, self._admission.closes_at - self._clock())):
                 return await asyncio.shield(self._guest)
         except TimeoutError:
-            raise DoorClosed(
-                f"Nobody came in within {OPEN_S / 60:g} minutes, so the invitation is over; run `swarm invite` again."
-            ) from None
+            if self._admission.guest is None:
+                raise DoorClosed(
+                    f"Nobody came in within {OPEN_S / 60:g} minutes, so the invitation is over; run `swarm invite` "
+                    "again."
+                ) from None
+        return await asyncio.shield(self._guest)  # who is hanging up still, for `LIFE_S` at most
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()

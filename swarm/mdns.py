@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from swarm.types import Address
 
@@ -32,6 +32,10 @@ RESOLVE_S = 3.0
 CLOSE_S = 1.0
 LINGER_S = 0.3
 """When the first answer is in, how long `look` waits for others."""
+MAX_LABEL_BYTES = 63
+
+_NAMES = ("name", "alias", "server", "next_name")
+"""Of questions and records, PTR, SRV and NSEC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +102,18 @@ class Browser:
             log.debug("too many names at once: dropped %r", name)
 
     async def _resolve(self, zeroconf: Zeroconf) -> None:
-        from zeroconf import BadTypeInNameException, IPVersion
+        from zeroconf import Error, IPVersion
         from zeroconf.asyncio import AsyncServiceInfo
 
         while True:
             name = await self._names.get()
             try:
                 info = AsyncServiceInfo(self._service, name)
-            except BadTypeInNameException:
+                is_whole = await info.async_request(zeroconf, RESOLVE_S * 1000)
+            except Error as error:  # a name, of it or of its host, that can be heard and not be asked for
+                log.debug("cannot ask for %r: %r", name, error)
                 continue
-            if await info.async_request(zeroconf, RESOLVE_S * 1000):
+            if is_whole:
                 hosts = tuple(info.parsed_addresses(IPVersion.V4Only))
                 self._on_record(Record(name, info.properties, info.port, hosts))
 
@@ -129,9 +135,44 @@ async def multicast(hosts: Sequence[str]) -> AsyncIterator[AsyncZeroconf]:
         await responder.zeroconf.async_wait_for_start()
         if not responder.zeroconf.engine.senders:
             raise OSError("no interface does multicast")
+        _put_sieves(responder)
         yield responder
     finally:
         await _close(responder)
+
+
+class _Sieve(asyncio.DatagramProtocol):
+    """Keeps from zeroconf what can be heard and not be said again, a name of bytes that are no UTF-8 above all. It
+    would keep it, fail at every question that tells what is known already, and so be deaf after one packet."""
+
+    def __init__(self, listener: asyncio.DatagramProtocol) -> None:
+        self._listener = listener
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        if _can_be_said(data):
+            self._listener.datagram_received(data, addr)
+
+    def error_received(self, exc: Exception) -> None:
+        self._listener.error_received(exc)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._listener.connection_lost(exc)
+
+
+def _put_sieves(responder: AsyncZeroconf) -> None:
+    """In front of all its sockets; before anything was heard, for `multicast` gives it away only afterwards."""
+    for reader in responder.zeroconf.engine.readers:
+        listener = cast(asyncio.DatagramProtocol, reader.transport.get_protocol())  # it behaves as one
+        reader.transport.set_protocol(_Sieve(listener))
+
+
+def _can_be_said(packet: bytes) -> bool:
+    from zeroconf._protocol.incoming import DNSIncoming
+
+    message = DNSIncoming(packet)
+    said = [*message.questions, *message.answers()]
+    names = (getattr(each, place, "") for each in said for place in _NAMES)
+    return all(len(label.encode("utf-8")) <= MAX_LABEL_BYTES for name in names for label in name.split("."))
 
 
 async def announce(responder: AsyncZeroconf, info: ServiceInfo) -> None:

@@ -226,6 +226,11 @@ class Joining:
         self.gift: Gift | None = None
 
     @property
+    def has_confirmed(self) -> bool:
+        """The other side has what it takes to check one guess of the code."""
+        return self._keys is not None
+
+    @property
     def secret(self) -> Secret | None:
         return None if self.gift is None else Secret(self.gift.secret)
 

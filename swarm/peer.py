@@ -55,6 +55,7 @@ LOAD_TIMEOUT_S = 600.0
 MEASURE_EVERY_S = 10.0
 LOOK_EVERY_S = 0.02
 MAX_TWINS = 8
+MAX_TWIN_PLACES = 4
 ALL_INTERFACES = "0.0.0.0"  # noqa: S104 - a peer is there for its whole LAN, unless told otherwise
 
 
@@ -108,7 +109,7 @@ class Peer:
         self._start = secrets.randbits(63)
         self.name = name or platform.node().split(".")[0] or "peer"
         self._port = port
-        self._interfaces = tuple(interfaces)
+        self._interfaces = tuple(dict.fromkeys(interfaces))
         self._seeds = tuple(Address.parse(peer) if isinstance(peer, str) else peer for peer in peers)
         self._memory_bytes = memory_bytes
         self._threads = threads
@@ -197,7 +198,7 @@ class Peer:
             role.register(router)
         self._loader = Loader(self._exchange, self._store, lambda: self._workshop, choose, self._addresses_of)
         self._loader.register(router)
-        rotation.listen(router, self._on_secret)
+        rotation.listen(router, self._on_secret if self._tag is not None else None)  # in an open one anybody may say it
 
     async def _listen(self, router: Router) -> tuple[Address, ...]:
         """Open the door; the addresses at which others reach it."""
@@ -234,9 +235,14 @@ class Peer:
             on_found=self._gossip.introduce,
             on_moved=lambda hosts: self._gossip.update(addresses=tuple(Address(host, port) for host in hosts)),
             on_problem=self._on_problem,
-            on_twin=self._tell_of_twin,
+            on_twin=self._visit_twin,
         )
         await self._stack.enter_async_context(self._discovery)
+
+    def _visit_twin(self, addresses: tuple[Address, ...]) -> None:
+        """Anybody on the LAN can announce this peer's id; a twin is who proves, when dialled, that it has its key."""
+        for address in addresses[:MAX_TWIN_PLACES]:
+            self._gossip.introduce(None, (address,))
 
     def _tell_of_twin(self, addresses: tuple[Address, ...]) -> None:
         hosts = {address.host for address in addresses} or {"Another device"}

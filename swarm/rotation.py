@@ -32,7 +32,7 @@ OnSecret = Callable[[Secret, str], Awaitable[None]]
 """Keeps a new secret that the peer of that name brings. Raises `SwarmError` when it cannot."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class NewSecret:
     secret: Annotated[str, Meta(max_length=128)]
 

@@ -18,12 +18,16 @@ from __future__ import annotations
 import datetime as dt
 import os
 import ssl
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from swarm.errors import BadInput
 from swarm.secret import Secret
 from swarm.types import PeerId
 
@@ -35,6 +39,7 @@ VALID: Final = (dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(2120, 1, 1, 
 ID_DIGITS: Final = 32
 TAG_DIGITS: Final = 8
 
+_DESCRIPTORS: Final = Path("/proc/self/fd")
 _CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
 
 
@@ -122,19 +127,13 @@ def bundle(authority: Authority, key: Ed25519PrivateKey, leaf: Certificate) -> s
 
 
 def load(pem: str, tag: str) -> Credentials:
-    """Contexts from a `bundle` that is known to be good. Blocks for milliseconds: Python's ssl reads keys from files
-    only, so one that only the user can read is there for a moment. Needs no `cryptography`, which takes 11 MB."""
+    """Contexts from a `bundle` that is known to be good. Blocks for milliseconds. Needs no `cryptography`, which takes
+    11 MB. Raises `BadInput` where there is no place for a file, which Python's ssl reads keys from."""
     begins = pem.index(_CERTIFICATE)
     ca = pem.index(_CERTIFICATE, begins + 1)
-    handle, name = tempfile.mkstemp(prefix="swarm-", suffix=".pem")  # mode 0600
-    file = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(pem[:ca])
+    with _as_file(pem[:ca]) as file:
         server = _context(ssl.PROTOCOL_TLS_SERVER, file, pem[ca:])
         client = _context(ssl.PROTOCOL_TLS_CLIENT, file, pem[ca:])
-    finally:
-        file.unlink(missing_ok=True)
     return Credentials(identify(ssl.PEM_cert_to_DER_cert(pem[begins:ca])), tag, server, client)
 
 
@@ -158,6 +157,46 @@ def identify(certificate: bytes) -> PeerId:
 
 def _tag(public: Ed25519PublicKey) -> str:
     return sha256(b"swarm tag" + public.public_bytes_raw()).hexdigest()[:TAG_DIGITS]
+
+
+@contextmanager
+def _as_file(text: str) -> Iterator[Path]:
+    """For as long as it takes to read it, and for the user alone: in memory where that can be, so that a process which
+    is killed leaves no key behind, and a device that cannot be written to does not matter."""
+    memory = _memory()
+    if memory is not None:
+        with os.fdopen(memory, "w", encoding="ascii") as stream:
+            stream.write(text)
+            stream.flush()
+            yield _DESCRIPTORS / str(memory)
+        return
+    file: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix="swarm-", suffix=".pem")  # mode 0600
+        file = Path(name)
+        with os.fdopen(handle, "w", encoding="ascii") as stream:
+            stream.write(text)
+    except OSError as error:
+        if file is not None:
+            file.unlink(missing_ok=True)
+        raise BadInput(
+            "There is no room for a temporary file, which takes this peer's key for a moment "
+            f"({error.strerror or error}). Make some, or name another folder in TMPDIR."
+        ) from error
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _memory() -> int | None:
+    """A descriptor of a file that has no place on any disk; None where there is no such thing."""
+    if sys.platform != "linux" or not _DESCRIPTORS.exists():
+        return None
+    try:
+        return os.memfd_create("swarm")
+    except OSError:
+        return None
 
 
 def _context(protocol: int, file: Path, ca: str) -> ssl.SSLContext:

@@ -63,7 +63,7 @@ class Address:
         """Read `HOST:PORT` or `[IPV6]:PORT`. Raises `BadInput` when it is neither."""
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
-        if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        if not colon or not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
             raise BadInput(f"'{text}' is not an address; write HOST:PORT, as in 192.168.1.20:4747.")
         return cls(host, int(port))
 

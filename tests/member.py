@@ -64,7 +64,8 @@ def _spin(seconds: float) -> None:
 
 
 def _say(**what: Any) -> None:
-    print(json.dumps({"t": time.monotonic(), **what}), flush=True)
+    sys.stdout.write(json.dumps({"t": time.monotonic(), **what}) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import platform
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -143,6 +145,48 @@ async def test_hostile_records_are_ignored(observer: AsyncZeroconf) -> None:
             await until(lambda: an_id(9) in found)
             await asyncio.sleep(0.3)
     assert set(found) == {an_id(9)}
+
+
+@pytest.mark.parametrize("kind", [b"_edge-swarm", b"_EDGE-swarm"])
+async def test_names_that_can_be_heard_and_not_be_said_are_nobodys(
+    kind: bytes, observer: AsyncZeroconf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bytes that are no UTF-8 grow when they are read: zeroconf takes in such a name, and fails whenever it says it."""
+    found, late = Found(), Found()
+    service, rubbish = (b"_edge-swarm", b"_tcp", b"local"), b"\xff" * 63
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as liar:
+        liar.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+
+        def say(packet: bytes) -> None:
+            liar.sendto(packet, ("224.0.0.251", 5353))
+
+        async with on_loopback(30, found):
+            async with on_loopback(32, Found()):
+                await until(lambda: an_id(32) in found)
+            pointer = dns_name(rubbish, *service)
+            host = b"\0" * 4 + (4711).to_bytes(2) + dns_name(rubbish, b"local")
+            say(dns_answer((kind, *service[1:]), 12, pointer))
+            say(dns_answer((kind, *service[1:]), 12, dns_name(b"liar", *service)))
+            say(dns_answer((b"liar", *service), 33, host))
+            say(dns_question((rubbish, b"local"), service))  # from another port: whoever answers repeats it
+            await asyncio.sleep(2.5)  # time for a question that tells what is known already
+            async with on_loopback(31, late):
+                await until(lambda: an_id(31) in found and an_id(30) in late)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def dns_name(*labels: bytes) -> bytes:
+    return b"".join(len(label).to_bytes(1) + label for label in labels) + b"\0"
+
+
+def dns_answer(name: tuple[bytes, ...], kind: int, content: bytes) -> bytes:
+    head = struct.pack(">6H", 0, 0x8400, 0, 1, 0, 0) + dns_name(*name)
+    return head + struct.pack(">HHIH", kind, 1, 4500, len(content)) + content
+
+
+def dns_question(*names: tuple[bytes, ...]) -> bytes:
+    asked = b"".join(dns_name(*name) + struct.pack(">HH", 12, 1) for name in names)
+    return struct.pack(">6H", 7, 0, len(names), 0, 0, 0) + asked
 
 
 def test_what_a_record_may_say() -> None:

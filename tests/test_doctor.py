@@ -336,9 +336,23 @@ def test_another_version_that_is_announced() -> None:
 
 def test_a_twin_is_announced_elsewhere_and_not_here() -> None:
     mine = Trust(Mode.CLOSED, TAG, own_ids=frozenset({an_id(1)}))
-    assert "--new-identity" in the(judge(facts(trust=mine, announced=(announced(),))), "twin").cure
+    there = replace(SEEN, visits=(a_visit(Answer.HELLO),))
+    twin = the(judge(facts(trust=mine, announced=(announced(),), places=(there,))), "twin")
+    assert twin.level is Level.PROBLEM
+    assert "--new-identity" in twin.cure
     here = announced(address=Address(WIFI.host, 4747))
     assert "twin" not in troubles(judge(facts(trust=mine, announced=(here,))))
+
+
+def test_whoever_announces_this_devices_id_without_its_key_is_no_twin() -> None:
+    mine = Trust(Mode.CLOSED, TAG, own_ids=frozenset({an_id(1)}))
+    for answer, peer in ((Answer.SILENT, None), (Answer.OTHER_SWARM, None), (Answer.HELLO, an_id(2))):
+        there = replace(SEEN, visits=(replace(a_visit(answer), id=peer),))
+        own = announced(address=Address(WIFI.host, 4747))
+        here = replace(SEEN, announced=own)  # its own peer has the key, and that proves nothing of the other
+        report = judge(facts(trust=mine, announced=(announced(), own), places=(there, here)))
+        assert "twin" not in troubles(report)
+        assert the(report, "namesake").level is Level.WARN
 
 
 def test_nobody_is_there() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +94,49 @@ def test_a_crash_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         atomic.replace(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@posix
+def test_what_was_replaced_stays_so_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is written out too, after the file took its place in it."""
+    synced: list[tuple[bool, bool]] = []
+    file, fsync = tmp_path / "secret", os.fsync
+
+    def watched(handle: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(handle).st_mode), file.exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    atomic.replace(file, b"new")
+    assert synced == [(False, False), (True, True)]
+
+
+def test_whether_a_secret_could_be_kept_is_known_before_a_code_is_used_up(
+    keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyring.check_room()
+    assert keyring.secret() is None
+    assert {file.name for file in keyring.folder.iterdir()} <= {"secret.lock"}
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BadInput, match="SWARM_HOME"):
+        Keyring(tmp_path / "file").check_room()
+
+    def full(_file: Path, _content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic, "replace", full)
+    with pytest.raises(BadInput, match="No space left"):
+        keyring.check_room()
+
+
+def test_a_folder_without_locks_is_told(keyring: Keyring, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(*_: object, **__: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with pytest.raises(BadInput, match=r"flock.*SWARM_HOME"):
+        keyring.make()
+    assert keyring.identity(SECRET) is None
 
 
 def test_where_the_secret_comes_from(keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,16 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 
 import pytest
 
 from swarm import invitation as inviting
 from swarm.accepting import _any_certificate, accept
-from swarm.errors import DoorClosed, NotInvited, PeerUnreachable, SwarmError, WrongCode
+from swarm.errors import DoorClosed, NotInvited, PeerLost, PeerUnreachable, SwarmError, WrongCode
 from swarm.invitation import GUESTS, Invitation
 from swarm.mdns import look
-from swarm.pairing import OPEN_S, Code
+from swarm.pairing import OPEN_S, Admission, Code, Exchange, Gift, Joining
 from swarm.secret import Secret
 from swarm.types import Address
 
@@ -121,6 +122,46 @@ async def test_somebody_between_the_two_gets_nothing_and_is_noticed() -> None:
         assert SECRET.raw() not in b"".join(middle.heard)
         assert invitation.left == 2
         assert await knock(invitation.code, place) == SECRET
+
+
+async def test_a_joiner_lets_nobody_guess_twice() -> None:
+    """Whoever announces an invitation at many addresses, and hangs up once it can check its guess, has one guess."""
+    guesses = 0
+
+    async def guess(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal guesses
+        exchange = Exchange(Admission(Code("00000000"), Gift(bytes(32)), own, 0.0))
+        writer.write(await asyncio.to_thread(exchange.received, await reader.read(4096), 0.0))
+        await reader.read(4096)
+        guesses += 1
+        writer.transport.abort()
+
+    context, own = await asyncio.to_thread(inviting._own_certificate)
+    servers = [await asyncio.start_server(guess, "127.0.0.1", 0, ssl=context) for _ in range(3)]
+    places = [Address(*server.sockets[0].getsockname()[:2]) for server in servers]
+    with pytest.raises(PeerLost, match="used up"):
+        await accept(Code.new(), "attic", places, mdns=False)
+    for server in servers:
+        server.close()
+    assert guesses == 1
+
+
+async def test_a_guest_that_does_not_hang_up_is_told_of_all_the_same(quick: None) -> None:
+    """It has the secret: two minutes being over at that moment must not hide it."""
+    clock = Clock()
+    async with invited(clock=clock) as (invitation, place):
+        reader, writer = await asyncio.open_connection(
+            place.host, place.port, ssl=_any_certificate(), server_hostname=""
+        )
+        seen = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        joining = await asyncio.to_thread(Joining, invitation.code, sha256(seen).digest(), "attic")
+        say = joining.begin()
+        while joining.gift is None:
+            writer.write(say)
+            say = await asyncio.to_thread(joining.received, await reader.read(4096))
+        clock.now += OPEN_S
+        assert (await invitation.guest()).name == "attic"
+        writer.transport.abort()
 
 
 class Middle:

@@ -439,9 +439,23 @@ def test_errors_that_nobody_has_seen_yet_have_a_sentence_too() -> None:
         assert len(explain(error)) > 30
 
 
-def test_no_key_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_no_key_stays_on_disk(in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if not in_memory:
+        monkeypatch.setattr(trust, "_memory", lambda: None)
     ephemeral(SECRET)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_room_for_a_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    if sys.platform == "linux":
+        ephemeral(SECRET)
+    monkeypatch.setattr(trust, "_memory", lambda: None)
+    with pytest.raises(BadInput, match="TMPDIR"):
+        ephemeral(SECRET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import sys
 from dataclasses import dataclass
@@ -107,13 +108,22 @@ def _with(held: Held, wish: Wish, keyring: Keyring) -> Admitted:
 
 async def _by_code(code: Code, wish: Wish, keyring: Keyring) -> Admitted:
     """Ask with the code, and keep what comes."""
+    if os.environ.get(entrance.VARIABLE):
+        raise UsageError(
+            f"{entrance.VARIABLE} is set, and would count for more than what a code brings; take it out of the "
+            "environment first."
+        )
+    await asyncio.to_thread(keyring.check_room)
     name = wish.name or platform.node() or "a device"
     gift, place = await accept(code, name, wish.places, wish.interface, mdns=not wish.no_mdns)
     secret = Secret(gift.secret)
     await asyncio.to_thread(keyring.keep, secret)
     if not wish.forget:
         hints = [Address(place.host, DEFAULT_PORT), *gift.places]
-        await asyncio.to_thread(write_known, known_file(), hints)
+        try:
+            await asyncio.to_thread(write_known, known_file(), hints)
+        except OSError as error:
+            say(f"Where peers are cannot be remembered in {known_file()}: {error.strerror or error}.")
     say(f"This device is in the swarm now; the secret is in {keyring.secret_file}.")
     return Admitted(secret, kept=True, peers=tuple(text for text in wish.peer if text != str(place)))
 

@@ -74,7 +74,10 @@ def _check_names(without: list[str], here: list[PeerRecord]) -> None:
     """A lost device may be off, or call itself something else; the others must still be told from it."""
     unseen = [name for name in without if not any(record.is_called(name) for record in here)]
     if unseen:
-        note(f"{', '.join(unseen)} is not here now, and will not get the new secret.")
+        note(
+            f"Nobody here is called {', '.join(unseen)} now. Whoever has that device can call it something else: look "
+            "for it in the list."
+        )
 
 
 async def _confirm(stay: list[PeerRecord]) -> None:

@@ -18,7 +18,7 @@ ORDER: Final = (
     *("own-firewall", "loopback-only", "twin", "version", "clock-here", "clock-there"),
     *("turned-away", "other-swarm", "open-there", "secured-there", "no-route", "forbidden"),
     *("other-network", "isolated", "peer-firewall", "busy", "not-a-peer", "refused", "silent"),
-    *("unknown-name", "unknown", "nobody", "multicast-filtered", "no-multicast-flag", "port-taken"),
+    *("unknown-name", "unknown", "nobody", "multicast-filtered", "no-multicast-flag", "port-taken", "namesake"),
     *("sees", "network", "trust", "multicast", "door"),
 )
 """All codes of findings. A cause stands before what follows from it: without a network nobody answers either."""

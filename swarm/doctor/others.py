@@ -144,17 +144,42 @@ def sees(facts: Facts) -> Iterator[Finding]:
 
 
 def twins(facts: Facts) -> Iterator[Finding]:
+    """Anybody can announce any id; a twin is who answered with the key that belongs to it."""
     own = {network.host for network in facts.networks}
+    proven = [
+        place.announced for place in facts.places if any(_proves(visit, place.announced) for visit in place.visits)
+    ]
     for each in facts.announced:
         if each.id in facts.trust.own_ids and all(address.host not in own for address in each.addresses):
-            yield Finding(
-                "twin",
-                Level.PROBLEM,
-                f"Another device, at {each.addresses[0]}, runs with a key of this one ({each.id[:8]}): the "
-                "configuration of one was copied to the other, and peers take the two for one.",
-                "Compared the ids that are announced with those of the keys in this device's folder.",
-                "Run `swarm join --new-identity` on one of the two.",
-            )
+            yield _twin(each) if each in proven else _namesake(each)
+
+
+def _proves(visit: Visit, announced: Announced | None) -> bool:
+    return announced is not None and visit.answer is Answer.HELLO and visit.id == announced.id
+
+
+def _twin(each: Announced) -> Finding:
+    return Finding(
+        "twin",
+        Level.PROBLEM,
+        f"Another device, at {each.addresses[0]}, runs with a key of this one ({each.id[:8]}): the configuration of "
+        "one was copied to the other, and peers take the two for one.",
+        "Compared the ids that are announced with those of the keys in this device's folder; it proved to have the "
+        "key.",
+        "Run `swarm join --new-identity` on one of the two.",
+    )
+
+
+def _namesake(each: Announced) -> Finding:
+    return Finding(
+        "namesake",
+        Level.WARN,
+        f"At {each.addresses[0]} a peer with the id of this device ({each.id[:8]}) is announced, and nobody there "
+        "proves to have its key: an old address of this device, or somebody who makes it up.",
+        "Compared the ids that are announced with those of the keys in this device's folder, and said hello there.",
+        "Nothing, unless this device's configuration was copied to that one: then run `swarm join --new-identity` on "
+        "one of the two.",
+    )
 
 
 def versions(facts: Facts) -> Iterator[Finding]:

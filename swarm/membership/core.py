@@ -21,9 +21,10 @@ from typing import Any, Final
 
 from swarm.membership.actions import Action, Dial, Send
 from swarm.membership.burial import Burial
-from swarm.membership.detector import Detector, Verdict
+from swarm.membership.detector import Detector
 from swarm.membership.dialling import ATTEMPTS, BACKOFF_S, Dialling
 from swarm.membership.health import LocalHealth
+from swarm.membership.inquiry import Verdict
 from swarm.membership.messages import Ack, Ask, Digest, Message, Nack, News, Ping, Sync, Tell
 from swarm.membership.own import Own
 from swarm.membership.sight import Sight

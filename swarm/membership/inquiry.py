@@ -7,9 +7,9 @@
         nothing at all                               ─▶ SUSPECT; after so many such rounds in a row, DEAD
 
 Suspicion shortens as others confirm it (Lifeguard, section III.B): alone, a peer wants `ROUNDS_ALONE` silent rounds;
-each other that finds the same spares one, down to `ROUNDS_LEAST`, and that is enough once somebody has declared it dead.
-One would not do: when a cut has healed, many hear at once of the death of one who is only busy, and any of them may lose
-a packet. A round in which a peer hears from nobody else either says nothing about the other, and does not count.
+each other that finds the same spares one, down to `ROUNDS_LEAST`, which is enough once somebody has declared it dead.
+One would not do: when a cut has healed, many hear at once of the death of one who is only busy, and any of them may
+lose a packet. A round in which a peer hears from nobody else either says nothing, and does not count.
 """
 
 from __future__ import annotations

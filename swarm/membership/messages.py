@@ -124,6 +124,7 @@ _decoder = msgspec.msgpack.Decoder(Message)
 def decode(body: bytes | bytearray | memoryview) -> Message:
     """Raises `MalformedFrame` for whatever is no message."""
     try:
-        return _decoder.decode(body)
+        message: Message = _decoder.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise MalformedFrame(f"Gossip makes no sense: {error}.") from error
+    return message

@@ -129,7 +129,7 @@ class Spreading:
             self._rumours.clear()  # whoever connects is told everything
             return
         chosen = self._random.sample(tuple(peers), min(FANOUT, len(peers)))
-        everybody, few = [], []
+        everybody, few = list[News](), list[News]()
         for peer, rumour in list(self._rumours.items()):
             entry = self._table.get(peer)
             if entry is not None:

@@ -17,6 +17,9 @@ _HEAD_START_S: Final = 0.25
 _MOST_CHANNELS: Final = 4
 """With one peer for one purpose, those that retire included; beyond, its oldest goes."""
 
+_MOST_IN_ALL: Final = 1024
+"""Whoever holds the secret can be as many peers as it likes; files to open are not without end."""
+
 _Key = tuple[PeerId, Purpose]
 
 
@@ -47,7 +50,7 @@ class Links:
         When both sides dial at once, there are two for a moment. The peer with the smaller id keeps the younger and
         retires the other; that one decides is enough, and it can be only one.
         """
-        if self._is_closed:
+        if self._is_closed or sum(map(len, self._live.values())) >= _MOST_IN_ALL:
             channel.abort()
         if channel.is_closed:
             return

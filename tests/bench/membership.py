@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # at the end: `swarm` is the installed one
 
-from tests.lab import Lab  # noqa: E402
-from tests.members import Member, Members  # noqa: E402
+from tests.lab import Lab
+from tests.members import Member, Members
 
 BARS_S = {"join": 1.5, "kill": 1.5, "unplug": 4.0, "leave": 0.5}
 SERF_S = {3: {"join": 0.10, "kill": 5.6}, 20: {"join": 0.69, "kill": 6.8, "leave": 0.72}}
@@ -123,7 +123,7 @@ def report(size: int, what: str, seconds: float) -> None:
 
 
 def secrets_text() -> str:
-    from swarm.trust import Secret
+    from swarm.secret import Secret
 
     return Secret.new().reveal()
 

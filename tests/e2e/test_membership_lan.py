@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from swarm.trust import Secret
+from swarm.secret import Secret
 from tests.lab import Lab
 from tests.members import Member, Members
 
@@ -86,7 +86,7 @@ def test_a_pulled_cable_is_noticed_and_mended(lan: tuple[Lab, Members]) -> None:
     assert others == [], "those who kept their network accused only the one who lost it"
 
 
-def test_a_killed_process_and_its_return(lan: tuple[Lab, Members]) -> None:
+def test_a_killed_process_is_dead_at_once(lan: tuple[Lab, Members]) -> None:
     _, members = lan
     kill(members.all["m4"])
     all_see(members, "m4", "dead")
@@ -97,4 +97,5 @@ def test_a_clean_leave(lan: tuple[Lab, Members]) -> None:
     began = time.monotonic()
     kill(members.all["m0"], signal.SIGTERM)
     all_see(members, "m0", "left")
+    members.all["m0"].process.wait(SOON_S)
     assert members.wrongly("dead", began) == []

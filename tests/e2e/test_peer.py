@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
 
-from swarm import Peer
+from swarm import Peer, rotation
+from swarm.discovery import Discovery
 from swarm.errors import BadInput, NoPeers, NotInvited, UsageError
 from swarm.secret import Secret
+from swarm.trust import Authority
 
 LOOPBACK = ["127.0.0.1"]
 
@@ -33,6 +36,45 @@ async def test_a_peer_that_shall_not_remember_writes_nothing(tmp_path: Path) -> 
                 if view.missing(["a"]) == []:
                     break
     assert known.read_text() == "as it was"
+
+
+async def test_whoever_announces_this_peers_id_has_to_prove_that_it_has_its_key(tmp_path: Path) -> None:
+    told: list[str] = []
+    options = {"interfaces": LOOPBACK, "client": True, "remember": False, "cache": tmp_path}
+    async with Peer("a", port=0, on_problem=told.append, **options) as a:  # type: ignore[arg-type]
+        visited = asyncio.Event()
+
+        async def lie(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            visited.set()
+            writer.close()
+
+        liar = await asyncio.start_server(lie, LOOPBACK[0], 0)
+        port = liar.sockets[0].getsockname()[1]
+        tag = Authority(Secret.parse(os.environ["SWARM_SECRET"])).tag
+        announced = Discovery(a.id, port, LOOPBACK, tag=tag, interfaces=LOOPBACK, on_found=lambda *_: None)
+        async with liar, announced, asyncio.timeout(10):
+            await visited.wait()
+            await asyncio.sleep(0.5)
+    assert told == []
+
+
+async def test_in_an_open_swarm_nobody_changes_the_secret_that_this_device_keeps(tmp_path: Path) -> None:
+    kept: list[Secret] = []
+
+    async def keep(secret: Secret, _: str) -> None:
+        kept.append(secret)
+
+    options = {"open": True, "port": 0, "interfaces": LOOPBACK, "mdns": False, "client": True, "cache": tmp_path}
+    async with Peer("a", on_secret=keep, **options) as a:  # type: ignore[arg-type]
+        places = a.view().peers[0].record.addresses
+        async with Peer("b", peers=places, **options) as b:  # type: ignore[arg-type]
+            async with asyncio.timeout(5):
+                async for view in b.changes():
+                    if not view.missing(["a"]):
+                        break
+            answers = await rotation.hand_over(b._links, Secret.new(), [a.id])
+    assert "its own folder" in (answers[a.id] or "")
+    assert kept == []
 
 
 @pytest.mark.may_block("a peer that hosts measures itself, in this process")

@@ -145,6 +145,17 @@ def test_a_wrong_code_is_told_and_three_close_the_door(tmp_path: Path) -> None:
     assert not (b / "secret").exists()
 
 
+def test_a_code_is_not_used_up_where_its_secret_could_not_be_kept(tmp_path: Path) -> None:
+    a, b = with_secret(tmp_path / "a", Secret.new()), tmp_path / "b"
+    (b / "secret.lock").mkdir(parents=True)  # in the way, whatever user this is
+    with invitation(a, "--no-mdns") as (inviting, shown):
+        ask = ("join", *APART, "--peer", shown["addresses"][0], "--code", shown["code"])
+        check_sentence(swarm(*ask, home=b), 2, "cannot be kept", "SWARM_HOME")
+        check_sentence(swarm(*ask), 2, "SWARM_SECRET is set")
+        with joined(*ask[1:], name="bee", home=tmp_path / "c"):
+            assert inviting.wait(START_S) == 0
+
+
 def test_a_device_without_a_terminal_hears_what_to_do(tmp_path: Path) -> None:
     a, b = with_secret(tmp_path / "a", Secret.new()), tmp_path / "b"
     with joined(name="ant", home=a) as ant:

@@ -21,6 +21,7 @@ from swarm.transport import (
     MemoryTransport,
     Purpose,
     Service,
+    links,
 )
 from swarm.types import Address, PeerId
 from tests.transport.contract import Deed
@@ -206,6 +207,17 @@ async def test_an_insider_may_open_only_a_few() -> None:
         await here.links[CAROL].get(ALICE, "tensors", 5)
         assert sum(len(channels) for channels in here.links[ALICE]._live.values()) <= 5
         assert [channel.remote.id for channel in here.links[ALICE].channels()] == [BOB, CAROL]
+
+
+async def test_one_who_is_many_opens_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_MOST_IN_ALL", 2)
+    async with world() as here:
+        purposes: tuple[Purpose, ...] = ("control", "tensors")
+        for purpose in purposes:
+            await here.links[BOB].dial(here.addresses[ALICE][0], purpose, 5)
+        with pytest.raises(PeerUnreachable):
+            await here.links[CAROL].dial(here.addresses[ALICE][0], "control", 5)
+        assert [channel.remote.id for channel in here.links[ALICE].channels()] == [BOB, BOB]
 
 
 async def test_closing_ends_dials_and_channels() -> None:
