@@ -78,6 +78,13 @@ class Batcher:
         self._others: set[asyncio.Future[Any]] = set()
         self._worker = Worker()
         self._is_closed = False
+        self.busy_s = 0.0
+        """Seconds that parts have computed so far."""
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
 
     async def __aenter__(self) -> Batcher:
         self._worker.start()
@@ -171,6 +178,7 @@ class Batcher:
         self._running = []
         if result is not None:
             began, ended, output = result
+            self.busy_s += ended - began
             _give_out(batch, output, began, ended - began)
         elif isinstance(error, SwarmError):
             _fail(batch, error)

@@ -41,7 +41,7 @@ from swarm.secret import Secret
 from swarm.session import Session
 from swarm.store import Store
 from swarm.transport import PROTOCOL, Hello, Links, Listener, Purpose, Router
-from swarm.types import Address, PeerId, PeerRecord, PeerState, View
+from swarm.types import Address, PeerId, PeerRecord, View
 from swarm.workshop import Progress
 
 if TYPE_CHECKING:
@@ -361,24 +361,21 @@ class Peer:
         return record.addresses if record else self._host.addresses_of(peer)
 
     async def _watch_losses(self) -> None:
-        """A peer that is not alive any more ends the requests that need it; one that is gone, its own plans too."""
-        alive: dict[PeerId, str] = {}
-        known: set[PeerId] = set()
+        """A peer that is gone ends the requests that need it, and its own plans; one that is only busy does not."""
+        before: dict[PeerId, str] = {}
         async for view in self.changes():
-            now = {record.id: record.name for record in view.alive()}
-            here = {seen.record.id for seen in view.peers if seen.state in (PeerState.ALIVE, PeerState.SUSPECT)}
-            for peer in alive.keys() - now.keys():
-                self._dataflow.lost(peer, alive[peer])
-            for peer in known - here:
+            here = {seen.record.id: seen.record.name for seen in view.peers if not seen.state.is_gone}
+            for peer in before.keys() - here.keys():
+                self._dataflow.lost(peer, before[peer])
                 self._host.lost(peer)
-            alive, known = now, here
+            before = here
 
     async def _measure(self) -> None:
         """Tell the swarm how fast this device is and what memory is free; load torch before it is needed.
 
         A device that cannot compute stays as a client: it may ask, and nobody plans with it.
         """
-        profile = self._membership.me.profile
+        profile, work = self._membership.me.profile, measure.Work(self._holdings.batcher)
         await asyncio.to_thread(lambda: self._workshop)  # importing it reads files
         try:
             profile = replace(profile, flops_per_s={"float32": await self._workshop.flops_per_s()})
@@ -388,8 +385,8 @@ class Peer:
             self._gossip.update(client=True)
             return
         while True:
-            profile = replace(profile, memory_free_bytes=self._holdings.free_bytes // 10**7 * 10**7)
-            self._gossip.update(profile=profile)
+            profile = measure.with_free_memory(profile, self._holdings.free_bytes)
+            self._gossip.update(profile=profile, load=work.load())
             await asyncio.sleep(MEASURE_EVERY_S)
 
 

@@ -79,6 +79,11 @@ class PeerState(StrEnum):
     LEFT = "left"
     DEAD = "dead"
 
+    @property
+    def is_gone(self) -> bool:
+        """Left or dead; a suspect may only be busy."""
+        return self in (PeerState.LEFT, PeerState.DEAD)
+
 
 class Door(StrEnum):
     """What a bare TCP connection attempt at a peer's address tells: three answers of the other side, or none."""

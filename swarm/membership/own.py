@@ -18,6 +18,8 @@ from swarm.types import Address, PeerRecord, PeerState
 
 REFUTE_S: Final = 0.2
 """Least time between two answers; it doubles with each in which somebody else speaks with this peer's key."""
+UNSEEN: Final = 2**20
+"""So many versions an earlier life may have given out after the one that is heard of; two records must share none."""
 MOST_REFUTE_S: Final = 10.0
 TWIN_S: Final = 30.0
 TWIN_SIGNS: Final = 3
@@ -83,8 +85,8 @@ class Own:
         entry = self.entry
         record, changed = entry.record, entry.changed
         incarnation = min(max(news.incarnation, record.incarnation) + 1, MAX_COUNT)
-        if news.version > record.version:  # others may hold another record with any version up to that one
-            version = min(news.version + 1, MAX_COUNT)
+        if news.version > record.version:
+            version = min(news.version + UNSEEN, MAX_COUNT)
             record, changed = replace(record, version=version), (version,) * len(KEYS)
         self._table.put(Entry(replace(record, incarnation=incarnation), changed, PeerState.ALIVE))
 

@@ -125,6 +125,13 @@ def test_who_restarts_is_the_same_peer(pause_s: float, incarnation: int | None) 
         assert all(node.membership.twin is None for node in world.nodes)
 
 
+def test_the_record_of_an_earlier_life_is_never_taken_for_the_new_one() -> None:
+    """The first to answer it knows an older version than the others."""
+    world = a_swarm(4, 1)
+    script = Script().at(0).part([0]).at(0.1).update(2, holds=("once",)).at(1).kill(2).heal().part([0, 2])
+    play(world, script.at(1.5).start(2, [0], incarnation=5).at(4).heal(), agreed_s=20.0)
+
+
 def test_who_leaves_while_it_is_suspect_has_left() -> None:
     for seed in range(5):
         world = a_swarm(5, seed)
