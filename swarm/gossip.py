@@ -160,7 +160,7 @@ class Gossip:
             self._membership.failed(dial, self._now())
         else:
             self._membership.connected(channel.remote.id, self._now(), dial)
-        self._publish()
+        self._wake.set()
 
     async def _reach(self, dial: Dial) -> Channel:
         """A channel with the peer that is meant, or with anybody where none is."""
@@ -191,8 +191,7 @@ class Gossip:
     def _hear(self, channel: Channel, call: Call) -> None:
         if not self._is_over:
             self._membership.received(channel.remote.id, decode(call.body), self._now())
-            self._publish()
-            self._wake.set()
+            self._wake.set()  # what came at once is looked at, and made known, at once
 
     def _hear_goodbye(self, channel: Channel, call: Call) -> None:
         self._membership.said_goodbye(channel.remote.id, self._now())
@@ -240,7 +239,7 @@ class Gossip:
                     log.warning("The addresses of peers cannot be remembered in %s: %s", file, error)
 
     def _worth_remembering(self) -> list[Address]:
-        others = [record for record in self._view.alive() if record.id != self._view.me]
+        others = [record for record in self._view.hosts() if record.id != self._view.me]  # clients are gone soon
         return [address for record in others for address in record.addresses[:2]][:MAX_KNOWN]
 
     def _publish(self) -> None:

@@ -88,6 +88,20 @@ class Keyring:
             atomic.replace(trial, bytes(MAX_SECRET_BYTES))
             trial.unlink()
 
+    def set_aside(self, secret: Secret) -> Path | None:
+        """Where the secret that is kept here was copied to, for it is another one and may be its swarm's last; None
+        when there is nothing to lose."""
+        with self._writing():
+            try:
+                before = read_secret(self.secret_file)
+            except (FileNotFoundError, BadInput):
+                return None
+            if before == secret:
+                return None
+            aside = self.secret_file.with_suffix(".before")
+            atomic.replace(aside, f"{before.reveal()}\n".encode("ascii"))
+            return aside
+
     def make(self) -> Secret:
         """The secret that is kept here, or else a new one; of several that call at once, one makes it."""
         with self._writing():

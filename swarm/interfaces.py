@@ -63,6 +63,17 @@ def own_addresses() -> set[str]:
     return {address for interface in _interfaces() for address in interface.addresses}
 
 
+def is_own(host: str) -> bool:
+    """Whether this machine can listen at that address."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(place)
+    except OSError:
+        return False
+    return True
+
+
 def reachable(interfaces: Iterable[Interface]) -> list[str]:
     """The choice behind `lan_addresses`: LAN addresses, else self-assigned (169.254) ones, else loopback."""
     lan, self_assigned = [], []

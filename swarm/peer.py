@@ -170,7 +170,7 @@ class Peer:
         await self._stack.enter_async_context(self._holdings.batcher)
         known = known_file(self._cache) if self._remember else None
         self._gossip = await self._stack.enter_async_context(
-            Gossip(self._membership, self._links, router, seeds=self._seeds, known=known, on_twin=self._tell_of_twin)
+            Gossip(self._membership, self._links, router, seeds=self._seeds, known=known, on_twin=self._visit_twin)
         )
         await self._announce(addresses)
         tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
@@ -293,7 +293,8 @@ class Peer:
         who = f"No peer named {', '.join(missing)}" if missing else "No other peer"
         raise NoPeers(
             f"{who} was seen within {timeout_s:g} s. Start `swarm join` on the other devices, name one with "
-            "--peer HOST:PORT if multicast does not reach it, or use --strategy local to work alone."
+            "--peer HOST:PORT if multicast does not reach it, or use --strategy local to work alone. "
+            "`swarm doctor` says why peers are not seen."
         )
 
     @property

@@ -317,6 +317,15 @@ async def test_last_known_peers_are_the_way_back_in(
     await back.sees({1: ALIVE, 2: ALIVE}, timeout_s=1.0)
 
 
+async def test_clients_are_not_worth_remembering(lan: Devices) -> None:
+    one, two = await lan.join(1), await lan.join(2, 1)
+    await one.sees({1: ALIVE, 2: ALIVE})
+    assert one.gossip._worth_remembering() == [place(2)]
+    two.gossip.update(client=True)
+    await one.until(lambda view: len(view.hosts()) == 1)
+    assert one.gossip._worth_remembering() == []
+
+
 async def test_a_file_of_known_peers_that_are_gone_does_no_harm(lan: Devices, tmp_path: Path) -> None:
     await asyncio.to_thread(write_known, tmp_path / "known", [place(i) for i in range(100, 160)])
     one = await lan.join(1, known=tmp_path / "known")
@@ -387,7 +396,7 @@ async def test_a_flood_of_peers_does_not_drown_the_others(lan: Devices) -> None:
     for start in range(100, 2100, 20):
         await hostile.say(encode(Tell(tuple(first_news(start + i, holds=holds) for i in range(20)))))
     two.gossip.update(holds=("a part",))
-    await one.until(lambda view: view.find(an_id(2)) == two.membership.me)
+    await one.until(lambda view: view.find(an_id(2)) == two.membership.me, timeout_s=30.0)
     assert len(one.gossip.view().peers) <= 1024
     hostile.close()
 

@@ -331,3 +331,13 @@ def test_a_file_that_was_changed_is_not_believed(tmp_path: Path) -> None:
     file.write_text("\n".join([lines[0], *theirs[1:]]) + "\n")
     taken(keyring, secret).release()
     assert file.read_text().splitlines()[1] == lines[1], "the tag of its own swarm again"
+
+
+def test_a_secret_that_gives_way_to_another_is_set_aside(keyring: Keyring) -> None:
+    assert keyring.set_aside(SECRET) is None, "nothing was there"
+    keyring.keep(SECRET)
+    assert keyring.set_aside(SECRET) is None, "it is the same"
+    aside = keyring.set_aside(Secret.new())
+    assert aside is not None
+    assert aside.read_text().strip() == SECRET.reveal()
+    assert os.name != "posix" or aside.stat().st_mode & 0o077 == 0

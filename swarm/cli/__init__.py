@@ -32,13 +32,19 @@ def main() -> None:
     except SwarmError as error:
         _fail(error, output)
     except click.ClickException as error:
-        _end(f"{error.format_message().rstrip('.')}. See `swarm --help`.", 2, "usage", output)
+        _end(f"{error.format_message().rstrip('.')}. See `{_asked(error)} --help`.", 2, "usage", output)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
     except ExceptionGroup as group:
         _fail(_alone(group), output)
     except Exception as error:  # noqa: BLE001 - a bug: the person hears one line, --debug shows the rest
         _fail(error, output)
+
+
+def _asked(error: click.ClickException) -> str:
+    """The command whose words were wrong, as in `swarm run`."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return "swarm" if context is None or context.parent is None else f"swarm {context.info_name}"
 
 
 def _is_asked(flag: str) -> bool:

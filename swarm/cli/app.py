@@ -56,8 +56,14 @@ def _together(*flags: Callable[[Any], Any]) -> Callable[[Command], Command]:
 
 NETWORK = _together(
     _flag("--interface", "Local IP address to use; repeat for more.", metavar="IP", multiple=True, type=ADDRESSES),
-    _flag("--peer", "A peer to try besides mDNS; repeat for more.", metavar="HOST:PORT", multiple=True, type=ADDRESSES),
-    _flag("--no-mdns", "Neither announce nor look for peers by multicast.", is_flag=True),
+    _flag(
+        "--peer",
+        "Where a peer is, if peers are not found; repeat for more.",
+        metavar="HOST:PORT",
+        multiple=True,
+        type=ADDRESSES,
+    ),
+    _flag("--no-mdns", "Neither announce nor look for peers by multicast (mDNS).", is_flag=True),
     _flag("--forget", "Neither read nor write last-known peers; take a key for this run alone.", is_flag=True),
 )
 TRUST = _together(
@@ -98,7 +104,7 @@ def app(context: click.Context, version: bool) -> None:
         output.use_debug(output.debug or chosen.get("debug", False))
 
 
-@app.command()
+@app.command(short_help="Put this device in the swarm until Ctrl-C.")
 @_flag("--name", "What to call this device; its host name by default.", type=PeerName())
 @_flag("--port", "TCP port; 4747, or any free one when that is taken, by default.", type=click.IntRange(0, 65535))
 @NETWORK
@@ -106,7 +112,7 @@ def app(context: click.Context, version: bool) -> None:
 @_flag("--code", "The code that `swarm invite` shows on a device that is in the swarm.")
 @_flag("--new", "Begin a swarm, though another one is here.", is_flag=True)
 @_flag("--new-identity", "Take a new key and id, for a device whose configuration was copied.", is_flag=True)
-@_flag("--memory", "Most bytes of parameters to hold.", metavar="BYTES", type=click.IntRange(min=0))
+@_flag("--memory", "Most bytes of models to hold in memory.", metavar="BYTES", type=click.IntRange(min=0))
 @_flag("--device", "Where parts run, such as cpu or cuda:0.", default="cpu")
 @COMPUTE
 @OUTPUT
@@ -128,7 +134,7 @@ def join(name: str | None, code: str | None, new: bool, memory: int | None, json
     command.run(make, wish, as_json=json)
 
 
-@app.command()
+@app.command(short_help="Show a code that lets one more device in.")
 @_flag("--port", "TCP port; 4748, or any free one when that is taken, by default.", type=click.IntRange(0, 65535))
 @_flag("--interface", "Local IP address to use; repeat for more.", metavar="IP", multiple=True, type=ADDRESSES)
 @_flag("--no-mdns", "Do not announce the invitation by multicast.", is_flag=True)
@@ -142,7 +148,7 @@ def invite(json: bool, **wish: Any) -> None:
     command.run(**wish, as_json=json)
 
 
-@app.command()
+@app.command(short_help="Show where the swarm's secret is, or change it.")
 @click.argument("action", type=click.Choice(["show", "rotate"]))
 @_flag("--reveal", "With show: print the secret itself.", is_flag=True)
 @_flag(
@@ -225,7 +231,7 @@ def run(model: str, images: tuple[str, ...], split: str | None, on: str | None, 
     command.run(_client(**more), wish, as_json=json)
 
 
-@app.command()
+@app.command(short_help="Show a whole swarm on this one machine.")
 @OUTPUT
 def demo(json: bool) -> None:
     """Show a whole swarm on this machine: three peers, one sliced model, real pictures."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from swarm.cli.show import note, say
 from swarm.entrance import Held
 from swarm.errors import BadInput, NotInvited, UsageError, WrongCode
 from swarm.identity import Keyring
+from swarm.interfaces import is_own, lan_addresses
 from swarm.known import known_file, write_known
 from swarm.pairing import Code
 from swarm.peer import DEFAULT_PORT
@@ -73,6 +75,7 @@ def alone(flags: dict[str, Any]) -> dict[str, Any]:
 async def admit(wish: Wish, keyring: Keyring) -> Admitted:
     """Raises `NotInvited`, `WrongCode`, `DoorClosed`, or `UsageError` for flags that contradict each other."""
     _check(wish)
+    await asyncio.to_thread(_check_interfaces, wish.interface)
     if wish.open:
         return Admitted(None, kept=False, peers=wish.peer)
     if wish.code is not None:
@@ -97,6 +100,14 @@ def _check(wish: Wish) -> None:
         raise UsageError(f"{' and '.join(given)} contradict each other; give one of them.")
 
 
+def _check_interfaces(hosts: Sequence[str]) -> None:
+    """Before a secret is made: on another network there may be a swarm to join."""
+    if foreign := [host for host in hosts if not is_own(host)]:
+        raise BadInput(
+            f"This device has no address {', '.join(foreign)}; it has {', '.join(lan_addresses()) or 'none'}."
+        )
+
+
 def _with(held: Held, wish: Wish, keyring: Keyring) -> Admitted:
     if wish.new:
         where = keyring.secret_file if held.source == "kept" else entrance.VARIABLE
@@ -117,7 +128,10 @@ async def _by_code(code: Code, wish: Wish, keyring: Keyring) -> Admitted:
     name = wish.name or platform.node() or "a device"
     gift, place = await accept(code, name, wish.places, wish.interface, mdns=not wish.no_mdns)
     secret = Secret(gift.secret)
+    aside = await asyncio.to_thread(keyring.set_aside, secret)
     await asyncio.to_thread(keyring.keep, secret)
+    if aside is not None:
+        say(f"This device was in another swarm; the secret of that one is in {aside} now.")
     if not wish.forget:
         hints = [Address(place.host, DEFAULT_PORT), *gift.places]
         try:
@@ -140,7 +154,7 @@ async def _ask(reason: str, wish: Wish, keyring: Keyring) -> Admitted:
             break
         try:
             return await _by_code(Code.parse(typed), wish, keyring)
-        except (BadInput, WrongCode) as error:
+        except (BadInput, WrongCode, NotInvited) as error:
             if not left:
                 raise
             say(str(error))

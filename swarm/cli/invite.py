@@ -55,9 +55,11 @@ def _show(invitation: Invitation, as_json: bool) -> None:
     if as_json:
         print_json({"event": "invitation", "code": code, "addresses": places, "seconds": OPEN_S, "attempts": ATTEMPTS})
         return
-    tell("Type this on the device that shall come in:\n")
-    tell(f"    swarm join --code {code}\n")
-    tell(f"Where multicast does not reach, add --peer {_first(invitation.addresses)}")
+    tell("Type this on the device that is to come in:")
+    tell("")
+    tell(f"    swarm join --code {code}")
+    tell("")
+    tell(f"If it does not find this device, add --peer {_first(invitation.addresses)}")
     tell(f"It holds for one device, {OPEN_S / 60:g} minutes and {ATTEMPTS} attempts.")
 
 
@@ -74,6 +76,12 @@ async def _wait(invitation: Invitation, as_json: bool) -> Guest:
         return await invitation.guest()
     finally:
         counting.cancel()
+        _wipe()
+
+
+def _wipe() -> None:
+    """Take the line with the time that is left off a terminal."""
+    if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
@@ -81,16 +89,21 @@ async def _count_down(invitation: Invitation) -> None:
     ends = monotonic() + OPEN_S
     while (left_s := ends - monotonic()) > 0:
         minutes, seconds = divmod(int(left_s), 60)
-        text = f"\r\x1b[K{minutes}:{seconds:02} left, {invitation.left} attempts"
+        text = f"\r\x1b[K{minutes}:{seconds:02} left, {_attempts(invitation.left)}"
         print(text, end="", file=sys.stderr, flush=True)
         await asyncio.sleep(1)
+
+
+def _attempts(left: int) -> str:
+    return f"{left} attempt{'' if left == 1 else 's'}"
 
 
 def _attempt(left: int, host: str, as_json: bool) -> None:
     if as_json:
         print_json({"event": "attempt", "left": left, "host": host})
     else:
-        note(f"\n{host} tried a wrong code; {left} attempts left.")
+        _wipe()
+        note(f"{host} tried a wrong code; {_attempts(left)} left.")
 
 
 def _welcome(guest: Guest, as_json: bool) -> None:

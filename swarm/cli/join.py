@@ -14,6 +14,13 @@ from swarm.peer import Peer
 from swarm.secret import Secret
 from swarm.types import PeerId, PeerState, View
 
+_WORDS = {
+    PeerState.ALIVE: "is here",
+    PeerState.SUSPECT: "does not answer",
+    PeerState.DEAD: "is gone",
+    PeerState.LEFT: "has left",
+}
+
 
 def run(make: Callable[..., Peer], wish: Wish, *, as_json: bool) -> None:
     """`make` gives a peer of the flags, with those of `Peer` that it is called with changed."""
@@ -75,5 +82,5 @@ def _tell(view: View, before: dict[PeerId, PeerState]) -> dict[PeerId, PeerState
     now = {seen.record.id: seen.state for seen in view.peers if seen.record.id != view.me and not seen.record.client}
     for seen in view.peers:
         if now.get(seen.record.id) not in (None, before.get(seen.record.id)):
-            note(f"{seen.record.name} ({address(seen.record)}) is {seen.state}")
+            note(f"{seen.record.name} ({address(seen.record)}) {_WORDS[seen.state]}")
     return now

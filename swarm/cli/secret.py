@@ -56,7 +56,7 @@ async def _rotate(peer: Peer, keyring: Keyring, without: list[str], wait_s: floa
         await asyncio.sleep(wait_s)
         here = [record for record in peer.view().hosts() if record.id != peer.id]
         stay = [record for record in here if not any(record.is_called(name) for name in without)]
-        _check_names(without, here)
+        _check_names(without, here, yes)
         if not yes:
             await _confirm(stay)
         fresh = Secret.new()
@@ -70,9 +70,14 @@ async def _rotate(peer: Peer, keyring: Keyring, without: list[str], wait_s: floa
         _report(here, kept)
 
 
-def _check_names(without: list[str], here: list[PeerRecord]) -> None:
+def _check_names(without: list[str], here: list[PeerRecord], yes: bool) -> None:
     """A lost device may be off, or call itself something else; the others must still be told from it."""
     unseen = [name for name in without if not any(record.is_called(name) for record in here)]
+    if unseen and yes:
+        raise UsageError(
+            f"Nothing was changed: nobody here is called {', '.join(unseen)}. A device that is off gets no new secret "
+            "anyway: leave its name out. One that calls itself something else shows in the list without --yes."
+        )
     if unseen:
         note(
             f"Nobody here is called {', '.join(unseen)} now. Whoever has that device can call it something else: look "

@@ -25,12 +25,14 @@ async def _status(peer: Peer, wait_s: float, as_json: bool) -> None:
     if peers:
         _table(peers)
     else:
-        tell(f"No peer was seen within {wait_s:g} s. Start `swarm join` on a device, or name one with --peer.")
-    if strangers:
         tell(
-            f"{strangers} of another swarm {'is' if strangers == 1 else 'are'} here too. `swarm invite` on one of them "
-            "and `swarm join --code` here would bring this device there."
+            f"No peer was seen within {wait_s:g} s. Start `swarm join` on a device, or name one with --peer; "
+            "`swarm doctor` looks for the cause."
         )
+    if strangers:
+        who = "1 peer of another swarm is" if strangers == 1 else f"{strangers} peers of another swarm are"
+        hint = " If this device belongs there, `swarm doctor` says what to do." if len(peers) <= 1 else ""
+        tell(f"{who} here too, and left alone.{hint}")
 
 
 def _table(peers: list[PeerView]) -> None:

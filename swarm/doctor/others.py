@@ -306,7 +306,7 @@ def _alone(others: int, test: str) -> Finding:
         )
         cure = f"Run `swarm join` on another device. If it runs there, {name}."
     else:
-        title = "No peer is announced on this network."
+        title = "No other peer is announced on this network."
         cure = f"Run `swarm join` on another device. If it runs there, the network may keep its devices apart: {name}."
     return Finding("nobody", Level.PROBLEM, title, f"{test} Other devices' mDNS: {others or 'none'}.", cure)
 

@@ -58,7 +58,7 @@ def weight_bytes(record: PeerRecord | Changes) -> int:
     addresses = record.addresses or ()
     rates = record.profile.flops_per_s if record.profile else ()
     texts = (*holds, *(a.host for a in addresses), *rates)
-    return sum(len(text.encode()) + 16 for text in texts) + 2048
+    return len("".join(texts).encode()) + 16 * len(texts) + 2048
 
 
 def _is_name(text: str) -> bool:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from rich.console import Console
 
-from swarm.cli import _alone, show
+from swarm.cli import _alone, invite, show
 from swarm.errors import MAX_SENTENCE, BadInput, MalformedFrame, NoPeers, from_code, plain
+from swarm.invitation import Invitation
 from swarm.schema import unpack
 from swarm.transport import Hello
+from swarm.types import Address
 from tests.e2e.command import PICTURES, check_sentence, joined, swarm, swarm_json
 
 NASTY = "\x1b]0;x\x07\x9b2J\n\u202egnp.\u2066\u2028\udcff"
@@ -50,6 +54,21 @@ def test_what_is_told_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
     show.say(NASTY)
     told = capsys.readouterr()
     assert (told.out, told.err) == (f"{plain(NASTY)}\n", f"swarm: {plain(NASTY)}\n")
+
+
+def test_no_sentence_of_an_invitation_is_taken_for_a_strangers(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = cast("Invitation", SimpleNamespace(code="K7QM-4XBT", addresses=(Address("127.0.0.1", 4748),)))
+    invite._show(shown, as_json=False)
+    invite._attempt(1, "127.0.0.2", as_json=False)
+    captured = capsys.readouterr()
+    assert "\N{REPLACEMENT CHARACTER}" not in captured.out + captured.err
+    assert "\n\n    swarm join --code K7QM-4XBT\n\n" in captured.out
+    assert captured.err == "127.0.0.2 tried a wrong code; 1 attempt left.\n"
+
+
+def test_a_wrong_word_points_to_the_help_of_its_own_command() -> None:
+    check_sentence(swarm("run", "fashion-vit"), 2, "See `swarm run --help`.")
+    check_sentence(swarm("frobnicate"), 2, "See `swarm --help`.")
 
 
 def test_json_never_has_nan() -> None:

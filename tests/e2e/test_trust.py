@@ -338,3 +338,17 @@ def test_no_command_shows_the_secret_in_its_logs(home: Path) -> None:
         shown = done.stdout + done.stderr + said(ant)
     assert secret.reveal() not in shown
     assert secret.raw().hex() not in shown
+
+
+def test_a_wrong_interface_makes_no_secret(home: Path) -> None:
+    """Else the next start, on the right one, would begin a swarm of its own instead of asking for a code."""
+    check_sentence(swarm("join", "--interface", "203.0.113.7", "--no-mdns", home=home), 2, "203.0.113.7")
+    assert not (home / "secret").exists()
+
+
+def test_a_name_that_nobody_has_stops_a_rotation_that_nobody_looks_at(home: Path) -> None:
+    before = Secret.new()
+    with_secret(home, before)
+    done = swarm("secret", "rotate", "--yes", "--without", "typo", "--wait", "0.5", *APART, home=home)
+    check_sentence(done, 2, "typo")
+    assert secret_in(home) == before.reveal()
