@@ -81,9 +81,7 @@ def main() -> None:
     for folder in ("swarm", "models", "strategies", "tui"):  # pip compiles what it installs, but not a clone
         compileall.compile_dir(ROOT / folder, quiet=2)
     swarm = Path(PYTHON).with_name("swarm").relative_to(ROOT)
-    print(
-        f"\nswarm is installed. `{swarm} demo` shows one on this machine alone, `{swarm} join` begins a real one."
-    )
+    print(f"\nswarm is installed. `{swarm} demo` shows one on this machine alone, `{swarm} join` begins a real one.")
 
 
 if __name__ == "__main__":
