@@ -344,6 +344,17 @@ def test_a_twin_is_announced_elsewhere_and_not_here() -> None:
     assert "twin" not in troubles(judge(facts(trust=mine, announced=(here,))))
 
 
+def test_two_devices_with_one_key_share_one_record() -> None:
+    mine = Trust(Mode.CLOSED, TAG, own_ids=frozenset({an_id(1)}))
+    shared = replace(announced(), addresses=(Address(WIFI.host, 4747), *announced().addresses))
+    theirs = a_visit(Answer.HELLO)
+    ours = replace(theirs, address=Address(WIFI.host, 4747))
+    both = replace(SEEN, announced=shared, visits=(ours, theirs))
+    assert str(theirs.address) in the(judge(facts(trust=mine, announced=(shared,), places=(both,))), "twin").title
+    alone = replace(both, visits=(ours,))
+    assert "twin" not in troubles(judge(facts(trust=mine, announced=(shared,), places=(alone,))))
+
+
 def test_whoever_announces_this_devices_id_without_its_key_is_no_twin() -> None:
     mine = Trust(Mode.CLOSED, TAG, own_ids=frozenset({an_id(1)}))
     for answer, peer in ((Answer.SILENT, None), (Answer.OTHER_SWARM, None), (Answer.HELLO, an_id(2))):

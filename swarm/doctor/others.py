@@ -9,6 +9,7 @@ from typing import Final
 from swarm.doctor.device import clock_cure
 from swarm.doctor.words import PORT, Announced, Answer, Facts, Finding, Level, Mode, Place, Source, Visit
 from swarm.errors import plain
+from swarm.types import Address
 
 MOST_NAMED: Final = 4
 CODE_CURE: Final = "Run `swarm invite` on a device of the other swarm, and `swarm join --code CODE` here."
@@ -144,25 +145,28 @@ def sees(facts: Facts) -> Iterator[Finding]:
 
 
 def twins(facts: Facts) -> Iterator[Finding]:
-    """Anybody can announce any id; a twin is who answered with the key that belongs to it."""
+    """Anybody can announce any id; a twin is who answered elsewhere with the key that belongs to it.
+
+    Two devices with one key share one record in mDNS, so that its addresses may be this device's, too.
+    """
     own = {network.host for network in facts.networks}
-    proven = [
-        place.announced for place in facts.places if any(_proves(visit, place.announced) for visit in place.visits)
-    ]
     for each in facts.announced:
-        if each.id in facts.trust.own_ids and all(address.host not in own for address in each.addresses):
-            yield _twin(each) if each in proven else _namesake(each)
+        elsewhere = [address for address in each.addresses if address.host not in own]
+        if each.id not in facts.trust.own_ids or not elsewhere:
+            continue
+        visits = [visit for place in facts.places if place.announced == each for visit in place.visits]
+        proven = [v.address for v in visits if v.answer is Answer.HELLO and v.id == each.id and v.address in elsewhere]
+        if proven:
+            yield _twin(each, proven[0])
+        elif len(elsewhere) == len(each.addresses):
+            yield _namesake(each)
 
 
-def _proves(visit: Visit, announced: Announced | None) -> bool:
-    return announced is not None and visit.answer is Answer.HELLO and visit.id == announced.id
-
-
-def _twin(each: Announced) -> Finding:
+def _twin(each: Announced, where: Address) -> Finding:
     return Finding(
         "twin",
         Level.PROBLEM,
-        f"Another device, at {each.addresses[0]}, runs with a key of this one ({each.id[:8]}): the configuration of "
+        f"Another device, at {where}, runs with a key of this one ({each.id[:8]}): the configuration of "
         "one was copied to the other, and peers take the two for one.",
         "Compared the ids that are announced with those of the keys in this device's folder; it proved to have the "
         "key.",
