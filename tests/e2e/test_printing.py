@@ -92,7 +92,7 @@ def test_a_peer_called_like_markup_shows_with_all_that_it_holds() -> None:
         ran = swarm("run", "fashion-vit", PICTURES[0], *where, "--split", "6")
         assert ran.returncode == 0, ran.stderr
         assert "[/x]" in ran.stdout
-        holds = swarm_json("status", *where, "--wait", "1")["peers"][0]["holds"]
+        [holds] = [p["holds"] for p in swarm_json("status", *where, "--wait", "1")["peers"] if p["name"] == "[/x]"]
         shown = swarm("status", *where, "--wait", "1")
     assert shown.returncode == 0, shown.stderr
     assert "[/x]" in shown.stdout
