@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = [sys.executable, "-P", "-m"]  # -P: the repository root on sys.path would make second copies of modules
 TYPED = ("swarm", "tests", "tools", "examples")
+POLITE = ("nice", "-n", "5") if shutil.which("nice") else ()
 COMPUTING = ("tests/membership", "tests/models", "tests/simulator", "tests/strategies")
 
 
@@ -57,7 +59,7 @@ def tests(extra: Sequence[str]) -> int:
     if extra:
         return run([*PYTHON, "pytest", *extra])
     with tempfile.TemporaryFile() as output:
-        command = [*PYTHON, "pytest", *COMPUTING]
+        command = [*POLITE, *PYTHON, "pytest", *COMPUTING]
         environment = os.environ | {"PYTHONSAFEPATH": "1"}
         with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output) as beside:
             code = run([*PYTHON, "pytest", *(f"--ignore={folder}" for folder in COMPUTING)])
