@@ -32,7 +32,7 @@ async def run(kind: str, model: str, folder: Path, model_files: Sequence[Path], 
     arguments = [kind, model, str(folder), *extra]
     for file in model_files:
         arguments += ["--models", str(file)]
-    process = await _started(arguments, await asyncio.to_thread(_fresh_log, folder))
+    process = await _started(arguments, await _fresh_log(folder))
     try:
         code = await process.wait()
     finally:
@@ -44,9 +44,24 @@ async def run(kind: str, model: str, folder: Path, model_files: Sequence[Path], 
         raise await asyncio.to_thread(_error, kind, model, folder, code)
 
 
-def _fresh_log(folder: Path) -> BinaryIO:
-    (folder / ERROR_FILE).unlink(missing_ok=True)
-    return (folder / LOG_FILE).open("wb")
+async def _fresh_log(folder: Path) -> BinaryIO:
+    """Opened in a thread. Whoever is cancelled meanwhile leaves it to be closed as soon as it is open."""
+
+    def opened() -> BinaryIO:
+        (folder / ERROR_FILE).unlink(missing_ok=True)
+        return (folder / LOG_FILE).open("wb")
+
+    opening = asyncio.get_running_loop().run_in_executor(None, opened)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unwanted)
+        raise
+
+
+def _close_unwanted(opening: asyncio.Future[BinaryIO]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 async def _started(arguments: list[str], log: BinaryIO) -> asyncio.subprocess.Process:

@@ -77,15 +77,11 @@ async def test_in_an_open_swarm_nobody_changes_the_secret_that_this_device_keeps
     assert kept == []
 
 
-async def _measures_nothing(_peer: Peer) -> None:
-    """A child that measures the device would outlive peers that leave at once."""
-
-
+@pytest.mark.may_block("a peer that hosts measures itself, in this process")
 async def test_a_device_without_a_secret_asks_nobody_and_begins_where_nobody_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SWARM_SECRET")
-    monkeypatch.setattr(Peer, "_measure", _measures_nothing)
     options = {"port": 0, "interfaces": LOOPBACK, "mdns": False, "home": tmp_path, "cache": tmp_path}
     with pytest.raises(NotInvited, match="swarm join"):
         await Peer("app", client=True, **options).__aenter__()  # type: ignore[arg-type]
