@@ -24,7 +24,7 @@ def chain(
     specs = [model.input, *(model.stages[end - 1].output for _, end in spans)]
     stops = [(INPUT, view.me), *((step.id, step.peers[0]) for step in steps), (OUTPUT, view.me)]
     edges = tuple(
-        Edge(source, target, sender, receiver, spec, goal.wire)
+        Edge(source, target, sender, receiver, spec, goal.wires[0])
         for ((source, sender), (target, receiver)), spec in zip(pairwise(stops), specs, strict=True)
     )
     estimate = _estimate(model, view, spans, peers, edges)

@@ -11,6 +11,7 @@
     │   ├── PeerLost              the connection broke
     │   ├── TwinIdentity          two devices run with the same key
     │   ├── Declined              a peer will not hold what it was offered
+    │   ├── NoFit                 all peers together have too little memory, or are too few for the goal
     │   └── Overloaded            a queue is full; try again later
     ├── DeadlineExceeded      the time given was used up                          exit 4
     ├── ProtocolError         bytes that make no sense                            exit 5
@@ -86,6 +87,10 @@ class TwinIdentity(PeerError):
 
 class Declined(PeerError):
     code = "declined"
+
+
+class NoFit(PeerError):
+    code = "no-fit"
 
 
 class Overloaded(PeerError):

@@ -134,7 +134,7 @@ def _goal(wish: Wish, view: View) -> Goal:
         raise UsageError(f"The goal '{wish.goal}' is not known; this version plans for 'latency'.")
     peers = None if wish.peers is None else tuple(_find(view, name) for name in wish.peers)
     split = None if wish.split is None else tuple(wish.split)
-    return Goal(wish.goal, split, peers, wish.wire or "float32")
+    return Goal("latency", split, peers, (wish.wire or "float32",))
 
 
 def _find(view: View, name: str) -> PeerId:

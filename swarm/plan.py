@@ -8,16 +8,18 @@ A plan is a DAG of steps. `INPUT` and `OUTPUT` stand for the requester at its tw
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from swarm.types import Address, Count, Digest, Name, PeerId, Seconds, TensorSpec
+from swarm.types import Address, Count, Digest, Name, PeerId, Rate, Seconds, TensorSpec
 
 INPUT: Final = "input"
 OUTPUT: Final = "output"
+
+Metric = Literal["latency", "throughput", "memory", "survive"]
 
 Peers = Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=64)]
 
@@ -77,24 +79,45 @@ class Edge:
 class Goal:
     """What a requester wants of a plan, and what it insists on."""
 
-    metric: Name = "latency"
+    metric: Metric = "latency"
     split: tuple[int | str, ...] | None = None
     """Block indices to cut before, or names of cuts; None leaves the cuts to the strategy."""
     peers: tuple[PeerId, ...] | None = None
     """Only these, in this order; None leaves the choice to the strategy."""
-    wire: Name = "float32"
+    wires: tuple[Name, ...] = ("float32",)
+    """The dtypes in which tensors may travel; the planner takes the fastest of them for each edge."""
     max_batch: int = 64
+    survive: Count = 0
+    """How many peers may be lost at once without a request having to wait for parts to be loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepEstimate:
+    """What one step of a request of one sample should take. `wire_s` and `bytes` are of the tensors that come in."""
+
+    step: Name
+    compute_s: Seconds
+    wire_s: Seconds
+    queue_s: Seconds
+    bytes: Count
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a strategy expects of its plan."""
+    """What a strategy expects of its plan, for requests of one sample."""
 
     latency_s: Seconds = 0.0
-    throughput_per_s: float = 0.0
+    """0 when some peer was not measured: nothing can be said then."""
+    throughput_per_s: Rate = 0.0
+    """With several requests in flight: what the slowest device or link of the plan bears."""
     moved_bytes: Count = 0
-    peak_memory_bytes: Mapping[PeerId, int] | None = None
+    """Of one request, over the network."""
+    peak_memory_bytes: Annotated[Mapping[PeerId, Count], Meta(max_length=256)] = field(default_factory=dict)
+    """Parameters and the most activations, by peer."""
     losses_survived: Count = 0
+    steps: Annotated[tuple[StepEstimate, ...], Meta(max_length=256)] = ()
+    answer_s: Seconds = 0.0
+    """The way back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +153,20 @@ class Plan:
             steps=tuple(step for step in self.steps if peer in step.peers),
             edges=tuple(edge for edge in self.edges if peer in (edge.sender, edge.receiver)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run a model that stood in the planner's contest. Never travels."""
+
+    title: str
+    """For people: the strategy, and on whom."""
+    plan: Plan | None
+    """None for a way that cannot be gone; `verdict` says why."""
+    standbys: tuple[Plan, ...] = ()
+    """Whole plans that are loaded beside it, each without the peers of the others; the requester may be in all."""
+    verdict: str = ""
+    """A sentence: why it was chosen, why it lost, or why it cannot be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ them when a message is taken in.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +33,7 @@ Text = Annotated[str, Meta(max_length=2048)]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Rate = Annotated[float, Meta(ge=0, le=1e18)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Dimension = Annotated[int, Meta(ge=0, le=2**31)]
 
@@ -109,8 +110,17 @@ class PeerLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """What a peer measured of its way to another one, on the connection that carries tensors, encryption included."""
+
+    rtt_s: Seconds
+    """Round trip of a small message; what both processes need to handle it included."""
+    bytes_per_s: Rate
+
+
+@dataclass(frozen=True, slots=True)
 class PeerProfile:
-    """What a peer measured of itself."""
+    """What a peer measured of itself and of its links. A rate that was not measured is 0 or missing."""
 
     device: Name = "cpu"
     platform: Name = "unknown"
@@ -118,8 +128,16 @@ class PeerProfile:
     memory_total_bytes: Count = 0
     memory_free_bytes: Count = 0
     """What a new part may use: the machine's free memory, or what is left of `--memory`."""
-    flops_per_s: Mapping[Name, float] = field(default_factory=dict)
-    """Measured rate of matrix products by dtype; empty until measured."""
+    flops_per_s: Mapping[Name, Rate] = field(default_factory=dict)
+    """Sustained rate of matrix products by dtype; empty until measured."""
+    memory_bytes_per_s: Rate = 0.0
+    """Sustained rate of reading memory."""
+    step_s: Seconds = 0.0
+    """What a step takes beside its compute and its tensors: the way to the worker thread and back, and bookkeeping."""
+    wire_elements_per_s: Mapping[Name, Rate] = field(default_factory=dict)
+    """By wire dtype: float32 elements encoded, or decoded, in a second (the mean of the two)."""
+    links: Annotated[Mapping[PeerId, Link], Meta(max_length=64)] = field(default_factory=dict)
+    """Its ways to peers with which it has exchanged tensors, or has tried the link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +174,9 @@ class View:
 
     me: PeerId
     peers: tuple[PeerView, ...]
+    stage_s: Mapping[PeerId, Sequence[float]] = field(default_factory=dict)
+    """For planning: the seconds that one sample takes in each stage of the model in question, on the peers that have
+    measured it. Not gossiped: a planner asks for it."""
 
     def find(self, peer: PeerId) -> PeerRecord | None:
         return next((p.record for p in self.peers if p.record.id == peer), None)
@@ -223,6 +244,10 @@ class Stage:
     output: TensorSpec
     inputs: tuple[int, ...]
     """Indices of the stages that feed it; empty for the first, which takes the model's input."""
+    working_bytes: Count = 0
+    """Most bytes of activations that live at once inside it, its input and output included."""
+    kind: Annotated[str, Meta(max_length=64)] = ""
+    """Stages of one kind do the same operations on the same shapes, so one's measured time stands for all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ def chain_of(
 ) -> Plan:
     """The toy spread over `nodes`, one stage for each and the rest for the last, unless `cuts` says otherwise."""
     ends = cuts or [*range(len(nodes)), len(STAGES)]
-    goal = replace(GOAL, wire=wire)
+    goal = replace(GOAL, wires=(wire,))
     plan = chain("test", PROFILE, view_of(me, *nodes), goal, [n.id for n in nodes], ends)
     steps = tuple(replace(s, part=replace(s.part, weights=weights_digest(digests_of(s.part)))) for s in plan.steps)
     return replace(plan, id=plan_id, steps=steps)

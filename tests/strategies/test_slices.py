@@ -69,7 +69,7 @@ def test_a_host_that_asks_takes_part() -> None:
 
 
 def test_edges_go_from_peer_to_peer_and_only_the_answer_comes_back() -> None:
-    plan = choose("slices", NET, view(CLIENT, record("a"), record("b"), record("c")), goal(wire="float16"))
+    plan = choose("slices", NET, view(CLIENT, record("a"), record("b"), record("c")), goal(wires=("float16",)))
     assert [(edge.sender, edge.receiver) for edge in plan.edges] == [
         ("z-client", "a"),
         ("a", "b"),
