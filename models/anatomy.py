@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 
 from swarm.models.blueprint import Blueprint, TensorSlot
 from swarm.models.catalogue import Entry
-from swarm.models.costs import flops_of
+from swarm.models.costs import count
 from swarm.models.cuts import Flow, find_cuts
 from swarm.models.graph import TENSOR, Graph, digest
+from swarm.models.kinds import kind, whole_kind
+from swarm.models.liveness import nbytes, working_bytes
 from swarm.models.source import code_digest, library_versions
 from swarm.models.thin import build_thin, hollow, to_meta
 from swarm.models.trace import Trace, Untraceable, trace
 from swarm.plan import INPUT, OUTPUT
 from swarm.types import DTYPE_BYTES, ModelProfile, Stage, TensorSpec
+
+log = logging.getLogger(__name__)
 
 Values = dict[str, torch.Tensor]
 
@@ -52,16 +58,23 @@ def _blueprint(name: str, entry: Entry, traced: Trace) -> Blueprint:
 
 
 def _stages(graph: Graph, traced: Trace, picture: TensorSpec) -> tuple[Stage, ...]:
-    costs = flops_of(graph, traced.tensors, picture.shape)
-    sizes = {slot.name: slot.nbytes for slot in traced.tensors}
+    costs = count(graph, traced.tensors, picture.shape)
+    slots = {slot.name: slot for slot in traced.tensors}
     stages, held, start = list[Stage](), set[str](), INPUT
     for index, cut in enumerate(graph.cuts):
-        region = set(graph.region(start, cut.name))
+        region = graph.region(start, cut.name)
         names = {graph.nodes[node].args[0] for node in region if graph.nodes[node].op == TENSOR} - held
-        flops = sum(costs.get(node, 0) for node in region)
         held |= names
-        inputs = (index - 1,) if index else ()
-        stages.append(Stage(cut.name, flops, sum(sizes[n] for n in names), cut.tensor, inputs))
+        stage = Stage(
+            cut.name,
+            sum(costs.flops[node] for node in region),
+            sum(slots[name].nbytes for name in names),
+            cut.tensor,
+            (index - 1,) if index else (),
+            working_bytes(graph, costs, start, cut.name, picture),
+            kind(graph, slots, start, cut.name, picture),
+        )
+        stages.append(stage)
         start = cut.name
     return tuple(stages)
 
@@ -86,14 +99,18 @@ class _Uncut:
             with torch.no_grad():
                 result = to_meta(self.module)(torch.empty(1, *self.entry.pictures.input_size, device="meta"))
             return TensorSpec(tuple(map(int, result.shape[1:])))
-        except Exception:  # noqa: BLE001 - the model's own code may fail in any way
+        except Exception as error:  # noqa: BLE001 - the model's own code may fail in any way
+            log.debug("%s does not run without values, so its output is taken from its labels: %s", self.name, error)
             return TensorSpec((len(self.entry.labels or ()),))
 
     def blueprint(self, reason: str) -> Blueprint:
         picture = TensorSpec(self.entry.pictures.input_size)
         held = sum(slot.nbytes for slot in self.slots)
-        stage = Stage(OUTPUT, 2 * held // DTYPE_BYTES["float32"], held, self._output(), ())
+        output = self._output()
         code = (library_versions(), code_digest(self.entry.source) if self.entry.source else "")
         known_as = digest(Graph((), ()), self.slots, picture, code)
+        least = nbytes(picture) + nbytes(output)  # nobody knows what it needs in between
+        flops = 2 * held // DTYPE_BYTES["float32"]
+        stage = Stage(OUTPUT, flops, held, output, (), least, whole_kind(known_as))
         profile = ModelProfile(self.name, known_as, picture, (stage,), (0, 1), reason)
         return Blueprint(profile, self.entry.pictures, self.slots, (), self.entry.labels, None, self.entry.pretrained)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 import msgspec
@@ -30,6 +31,21 @@ class PictureConfig:
     interpolation: Name = "bilinear"
     crop_pct: Annotated[float, Meta(gt=0, le=1)] = 1.0
     crop_mode: Name = "center"
+
+    @property
+    def channel_mean(self) -> tuple[float, ...]:
+        """One for each channel."""
+        return self._per_channel(self.mean)
+
+    @property
+    def channel_std(self) -> tuple[float, ...]:
+        """One for each channel."""
+        return self._per_channel(self.std)
+
+    def _per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        """One value serves for all channels, and three serve a grey picture by their mean."""
+        channels = self.input_size[0]
+        return values if len(values) == channels else (fmean(values),) * channels
 
 
 @dataclass(frozen=True, slots=True)

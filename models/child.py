@@ -56,9 +56,9 @@ def pretrained(model: str, folder: Path, home: str) -> None:
 
 def measure(device: str, folder: Path, threads: str) -> None:
     """Write how fast `device` is."""
-    from swarm.models import speed
+    from swarm.models import benchmark, speed
 
-    move_into_place(folder / speed.RATE_FILE, repr(speed.measure(device, int(threads))).encode())
+    move_into_place(folder / speed.BENCHMARK_FILE, msgspec.json.encode(benchmark.measure(device, int(threads))))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:

@@ -47,6 +47,19 @@ def references(value: Any) -> Iterator[int]:
             yield from references(value.get("slice", []))
 
 
+def renumbered(node: Node, places: Mapping[int, int]) -> Node:
+    """The same node in a graph where those that it mentions have other indices."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [moved(item) for item in value]
+        if isinstance(value, dict):
+            return {"node": places[value["node"]]} if "node" in value else {k: moved(v) for k, v in value.items()}
+        return value
+
+    return Node(node.op, tuple(map(moved, node.args)), {key: moved(value) for key, value in node.kwargs.items()})
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """A place where a single tensor is live: the node that made it, and what it looks like."""

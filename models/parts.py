@@ -5,28 +5,39 @@ Imports torch and nothing else of weight; timm only for a model that cannot be c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from swarm.errors import BadInput, WeightsError
-from swarm.models.blueprint import Blueprint, TensorSlot
+from swarm.models.blueprint import Blueprint, PictureConfig, TensorSlot
 from swarm.models.mutation import shared, written
 from swarm.models.rebuild import rebuild
-from swarm.plan import Part
+from swarm.plan import INPUT, Part
 from swarm.types import Location, TensorSpec
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 
 class RunnablePart:
-    """A loaded part. Call it from one thread at a time; it keeps nothing between calls."""
+    """A loaded part. Call it from one thread at a time; it keeps nothing between calls.
+
+    :param normalise: what makes the model's input of pixels; None for a part that starts elsewhere.
+    """
 
     def __init__(
-        self, part: Part, module: torch.nn.Module, spec: TensorSpec, device: str, nbytes: int, writes_input: bool
+        self,
+        part: Part,
+        module: torch.nn.Module,
+        spec: TensorSpec,
+        device: str,
+        nbytes: int,
+        writes_input: bool,
+        normalise: Normaliser | None = None,
     ) -> None:
         self.part = part
         self.input = spec
@@ -34,23 +45,42 @@ class RunnablePart:
         self.parameter_bytes = nbytes
         self._module = module
         self._writes_input = writes_input
+        self._normalise = normalise
 
     def __call__(self, x: Array) -> Array:
-        """`[B, *input.shape]` in, `[B, …]` out, both float32; the input is not changed, the output is a fresh array.
+        """`[B, *input.shape]` float32 in, `[B, …]` float32 out; the input is not changed, the output is a fresh array.
 
+        A part that starts at the model's input also takes pixels, the same shape in uint8, and normalises them.
         Raises `BadInput` when shape or dtype are not those of the part's start.
         """
-        if x.dtype != np.float32 or x.ndim == 0 or x.shape[1:] != self.input.shape or not len(x):
+        normalise = self._normalise if x.dtype == np.uint8 else None
+        is_known = x.dtype == np.float32 or normalise is not None
+        if not is_known or x.ndim == 0 or x.shape[1:] != self.input.shape or not len(x):
             raise BadInput(
                 f"{self.part.name} takes float32 of the shape [B, {', '.join(map(str, self.input.shape))}] and was "
                 f"given {x.dtype} {list(x.shape)}."
             )
-        if self._writes_input or not x.flags.c_contiguous or not x.flags.writeable:
+        if (self._writes_input and normalise is None) or not x.flags.c_contiguous or not x.flags.writeable:
             x = np.array(x, order="C")
         with torch.inference_mode():
-            result = self._module(torch.from_numpy(x).to(self.device))
+            given = torch.from_numpy(x).to(self.device)
+            result = self._module(given if normalise is None else normalise(given))
             answer: Array = result.to("cpu", torch.float32).contiguous().numpy()
         return answer.copy() if np.may_share_memory(answer, x) else answer
+
+
+class Normaliser:
+    """Pixels `[B, C, H, W]` of uint8 to the model's input, on the run device: between 0 and 1, less mean, over std."""
+
+    def __init__(self, config: PictureConfig, device: str) -> None:
+        self._mean, self._std = (
+            torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]  # [C, 1, 1]
+            for values in (config.channel_mean, config.channel_std)
+        )
+        self._white = torch.tensor([255.0], device=device)  # a plain number would become a factor on some devices
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.to(torch.float32).div_(self._white).sub_(self._mean).div_(self._std)
 
 
 def build(
@@ -69,16 +99,29 @@ def build(
     slots = blueprint.tensors_of(part)
     if len(slots) != len(digests):
         raise WeightsError(f"{part.name} has {len(slots)} tensors, but {len(digests)} were named.")
-    mapped = _Mappings()
+    mapped = Mappings()
     tensors = {
         slot.name: mapped.tensor(slot, locate(digest)).to(device) for slot, digest in zip(slots, digests, strict=True)
     }
-    nbytes = sum(slot.nbytes for slot in slots)
+    return assemble(blueprint, part, tensors, device, model_files)
+
+
+def assemble(
+    blueprint: Blueprint,
+    part: Part,
+    tensors: Mapping[str, torch.Tensor],
+    device: str,
+    model_files: Sequence[Path] = (),
+) -> RunnablePart:
+    """A part around tensors, by name, that are in memory already."""
+    nbytes = sum(tensor.nbytes for tensor in tensors.values())
     spec = blueprint.boundary(part.start)
+    normalise = Normaliser(blueprint.pictures, device) if part.start == INPUT else None
     if blueprint.graph is None:
-        return RunnablePart(part, _whole(part.model, tensors, device, model_files), spec, device, nbytes, True)
-    module = rebuild(blueprint.graph, tensors, device, part.start, part.end)
-    return RunnablePart(part, module, spec, device, nbytes, _writes_input(module.graph))
+        module = _whole(part.model, tensors, device, model_files)
+        return RunnablePart(part, module, spec, device, nbytes, True, normalise)
+    graph = rebuild(blueprint.graph, tensors, device, part.start, part.end)
+    return RunnablePart(part, graph, spec, device, nbytes, _writes_input(graph.graph), normalise)
 
 
 def _writes_input(graph: torch.fx.Graph) -> bool:
@@ -93,7 +136,7 @@ def _writes_input(graph: torch.fx.Graph) -> bool:
     return False
 
 
-class _Mappings:
+class Mappings:
     """Files mapped privately, each once: pages come from the disk when they are first used, and are never written."""
 
     def __init__(self) -> None:
@@ -124,7 +167,9 @@ class _Mappings:
         return self._files[path]
 
 
-def _whole(model: str, tensors: dict[str, torch.Tensor], device: str, model_files: Sequence[Path]) -> torch.nn.Module:
+def _whole(
+    model: str, tensors: Mapping[str, torch.Tensor], device: str, model_files: Sequence[Path]
+) -> torch.nn.Module:
     """An uncut model, built from its own code without memory, then given the mapped tensors."""
     from swarm.models.catalogue import find
     from swarm.models.registry import load_owner_models

@@ -1,7 +1,8 @@
-"""Pictures to the model's input and its output to labels, on the requester's side.
+"""Pictures to pixels of the model's size and its output to labels, on the requester's side.
 
-The resizing, cropping and normalising are timm's evaluation transform, told again with Pillow and numpy: importing timm
-for it would cost a small device 200 MB and seconds. A test holds the two equal.
+The resizing and cropping are those of timm's evaluation transform, told again with Pillow and numpy: importing timm for
+it would cost a small device 200 MB and seconds. The rest of it, normalising, is done by the part that takes the input
+(`swarm.models.parts`), so that pictures travel in a byte for each pixel and channel. A test holds the two equal.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from swarm.errors import BadInput, SwarmError
 from swarm.models.blueprint import PictureConfig
 
 Array = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -33,8 +35,8 @@ _FILTERS = {
 }
 
 
-def load(inputs: Sequence[str | Path | Image.Image], config: PictureConfig) -> Array:
-    """Read and prepare pictures: `[B, C, H, W]` float32. Raises `BadInput` that names the file which is at fault."""
+def load(inputs: Sequence[str | Path | Image.Image], config: PictureConfig) -> Pixels:
+    """Read, resize and crop pictures: `[B, C, H, W]` uint8. Raises `BadInput` that names the file which is at fault."""
     if not inputs:
         raise BadInput("No picture was given.")
     return np.stack([_prepare(item, config) for item in inputs])
@@ -62,13 +64,11 @@ def _top(row: npt.NDArray[np.float64], labels: Sequence[str] | None, k: int) -> 
     return [(labels[i] if labels is not None and i < len(labels) else f"class {i}", float(scores[i])) for i in best]
 
 
-def _prepare(item: str | Path | Image.Image, config: PictureConfig) -> Array:
+def _prepare(item: str | Path | Image.Image, config: PictureConfig) -> Pixels:
     channels, height, width = config.input_size
     picture = _opened(item, {1: "L", 3: "RGB"}.get(channels), channels)
     cropped = _cropped(_resized(picture, (height, width), config), (height, width), config)
-    pixels = np.asarray(cropped, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
-    mean, std = (_per_channel(values, channels) for values in (config.mean, config.std))
-    return np.ascontiguousarray((pixels - mean) / std, np.float32)
+    return np.asarray(cropped, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def _opened(item: str | Path | Image.Image, mode: str | None, channels: int) -> Image.Image:
@@ -135,16 +135,8 @@ def _padded(picture: Image.Image, size: tuple[int, int], config: PictureConfig |
     wide, high = max(picture.width, width), max(picture.height, height)
     colour: Any = 0
     if config is not None:
-        colour = tuple(round(255 * value) for value in _per_channel(config.mean, config.input_size[0]).reshape(-1))
+        colour = tuple(round(255 * value) for value in config.channel_mean)
         colour = colour if len(colour) > 1 else colour[0]
     canvas = Image.new(picture.mode, (wide, high), colour)
     canvas.paste(picture, ((wide - picture.width) // 2, (high - picture.height) // 2))
     return canvas
-
-
-def _per_channel(values: Sequence[float], channels: int) -> Array:
-    """[C, 1, 1]; one value serves for all channels, and three serve a grey picture by their mean."""
-    given = np.asarray(values, np.float32)
-    if len(given) not in (1, channels):
-        given = np.asarray([float(np.mean(values))], np.float32)
-    return np.broadcast_to(given, (channels,)).reshape(channels, 1, 1).copy()

@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from swarm.models.blueprint import TensorSlot
 from swarm.models.facts import Fact
-from swarm.models.graph import BATCH, TENSOR, Node
+from swarm.models.graph import BATCH, TENSOR, Node, renumbered
 from swarm.models.mutation import has_hidden_writes
 from swarm.models.operators import encode_target
 from swarm.plan import INPUT
@@ -189,7 +189,7 @@ class _Reader:
                 waiting.extend(self.nodes[index].inputs())
         kept = [index for index in sorted(wanted) if index <= output]
         places = {old: new for new, old in enumerate(kept)}
-        nodes = tuple(_renumbered(self.nodes[index], places) for index in kept)
+        nodes = tuple(renumbered(self.nodes[index], places) for index in kept)
         names = {node.args[0] for node in nodes if node.op == TENSOR}
         return Trace(
             nodes,
@@ -216,17 +216,6 @@ def _modules(node: fx.Node) -> tuple[str, ...]:
     stack = node.meta.get("nn_module_stack") or {}
     paths = [_CALL.sub("", str(entry[0])) for entry in stack.values()]
     return tuple(path for path in paths if path and not path.startswith("_empty_nn_module_stack"))
-
-
-def _renumbered(node: Node, places: Mapping[int, int]) -> Node:
-    def moved(value: Any) -> Any:
-        if isinstance(value, list):
-            return [moved(item) for item in value]
-        if isinstance(value, dict):
-            return {"node": places[value["node"]]} if "node" in value else {k: moved(v) for k, v in value.items()}
-        return value
-
-    return Node(node.op, tuple(map(moved, node.args)), {key: moved(value) for key, value in node.kwargs.items()})
 
 
 def _encode(value: Any, env: Mapping[fx.Node, Any]) -> Any:

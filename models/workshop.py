@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,13 @@ import numpy as np
 from swarm.errors import Overloaded, SwarmError
 from swarm.models import speed, study, weights
 from swarm.models.blueprint import Blueprint
+from swarm.models.kinds import representatives
+from swarm.models.speed import Benchmark, speed_folder
 from swarm.models.study import Progress
+from swarm.models.timekeeper import InWorker, Timekeeper
 from swarm.models.weights import Manifest
 from swarm.plan import Part
-from swarm.types import Location
+from swarm.types import RAW_PICTURE, Location
 
 if TYPE_CHECKING:
     from swarm.models.parts import Array, RunnablePart
@@ -39,6 +43,8 @@ class Workshop:
         self._studies: dict[str, Blueprint] = {}
         self._running: dict[str, asyncio.Future[Blueprint | SwarmError]] = {}
         self._one_child = asyncio.Lock()
+        folder = partial(speed_folder, cache, device, threads)
+        self._timekeeper = Timekeeper(folder, self._time_stage, self._time_call)
 
     async def study(self, model: str, progress: Progress | None = None) -> Blueprint:
         """A model's anatomy; the first time a child process finds it out, one child at a time.
@@ -78,14 +84,48 @@ class Workshop:
             blueprint, source, cache=self._cache, model_files=self._model_files, progress=progress
         )
 
-    async def flops_per_s(self) -> float:
-        """Float32 operations per second of this device; the first time a child process measures it."""
-        return await speed.measured_flops(self._cache, self._device, self._threads)
+    async def benchmark(self, fresh: bool = False) -> Benchmark:
+        """The sustained rates of this device; the first time, and when `fresh`, a child process measures them."""
+        return await speed.benchmark(self._cache, self._device, self._threads, fresh=fresh)
+
+    def kinds(self, blueprint: Blueprint) -> tuple[int, ...]:
+        """Indices of the stages that stand for all: the first of each kind."""
+        return representatives(blueprint.profile.stages)
+
+    def stage_s(self, blueprint: Blueprint) -> tuple[float, ...] | None:
+        """Seconds of one sample in each stage on this device; None unless `time_stages` has found them, once."""
+        return self._timekeeper.stage_s(blueprint.profile)
+
+    async def time_stages(
+        self, blueprint: Blueprint, in_worker: InWorker, free_bytes: int | None = None
+    ) -> tuple[float, ...] | None:
+        """The same; what is unknown is measured in the worker thread, one kind of stage at a time, without weights.
+
+        None where that is impossible: see `swarm.models.timekeeper`.
+        """
+        return await self._timekeeper.time_stages(blueprint, in_worker, free_bytes)
+
+    def learn(self, part: Part, rows: int, seconds: float) -> None:
+        """A real run of a part with so many samples took so long; `stage_s` follows. Called in the worker thread."""
+        self._timekeeper.learn(part, rows, seconds)
+
+    def _time_stage(self, blueprint: Blueprint, index: int) -> float | None:
+        from swarm.models import timing
+
+        self._set_threads()
+        return timing.stage_s(blueprint, index, self._device)
+
+    def _time_call(self) -> float:
+        from swarm.models import timing
+
+        self._set_threads()
+        return timing.call_s(self._device)
 
     def warm(self) -> None:
-        """Load torch, so that the first part need not. Blocks for seconds."""
+        """Load torch, so that the first part need not, and the figures of this device. Blocks for seconds."""
         import swarm.models.parts  # noqa: F401
 
+        self._timekeeper.recall()
         self._set_threads()
 
     def build(
@@ -95,7 +135,9 @@ class Workshop:
         from swarm.models.parts import build
 
         self._set_threads()
-        return build(blueprint, part, locate, digests, device=self._device, model_files=self._model_files)
+        built = build(blueprint, part, locate, digests, device=self._device, model_files=self._model_files)
+        self._timekeeper.built(blueprint.profile, part)
+        return built
 
     def interpreter(self, blueprint: Any) -> Interpreter:
         return Interpreter(blueprint)
@@ -114,9 +156,13 @@ class Interpreter:
         self._blueprint = blueprint
 
     async def input(self, x: Any) -> Array:
-        """The model's input `[B, C, H, W]` from an array of that shape, one picture, or a list of them."""
+        """The model's input `[B, C, H, W]` from an array of that shape, one picture, or a list of them.
+
+        Pictures, and arrays of uint8, stay the pixels that they are: the part that takes them normalises them. Other
+        arrays become float32 and are taken as they are.
+        """
         if hasattr(x, "__array_interface__") and hasattr(x, "astype"):  # an array; PIL pictures have only the first
-            return np.ascontiguousarray(x, dtype=np.float32)
+            return np.ascontiguousarray(x, None if x.dtype == RAW_PICTURE else np.float32)
         from swarm.models import pictures
 
         several = list(x) if isinstance(x, (list, tuple)) else [x]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from swarm.errors import NoPeers
-from swarm.plan import INPUT, OUTPUT, Edge, Estimate, Goal, Part, Plan, Step
-from swarm.types import DTYPE_BYTES, ModelProfile, PeerId, PeerRecord, View
+from swarm.plan import INPUT, OUTPUT, Edge, Goal, Part, Plan, Step
+from swarm.strategies.costs import Costs
+from swarm.strategies.links import cargo
+from swarm.strategies.prediction import forecast
+from swarm.types import ModelProfile, PeerId, TensorSpec, View
 
 
 def chain(
@@ -17,18 +21,35 @@ def chain(
 
     `cuts` starts with 0 and ends with the number of stages.
     """
+    return draft(strategy, Costs.of(model, view), goal, peers, cuts)
+
+
+def draft(
+    strategy: str,
+    costs: Costs,
+    goal: Goal,
+    peers: Sequence[PeerId],
+    cuts: Sequence[int],
+    wires: Sequence[str] | None = None,
+) -> Plan:
+    """`chain`, with its estimate. `wires[i]` is how the output of `peers[i]` travels; the fastest way by default."""
+    model, me = costs.model, costs.view.me
     spans = list(pairwise(cuts))
     steps = tuple(
         Step(str(i), _part(model, span), (peer,)) for i, (span, peer) in enumerate(zip(spans, peers, strict=True))
     )
-    specs = [model.input, *(model.stages[end - 1].output for _, end in spans)]
-    stops = [(INPUT, view.me), *((step.id, step.peers[0]) for step in steps), (OUTPUT, view.me)]
+    outputs = [model.stages[end - 1].output for _, end in spans]
+    ways = list(pairwise([*peers, me]))
+    fastest = wires or [_fastest(costs, goal, spec, *ends) for spec, ends in zip(outputs, ways, strict=True)]
+    names = pairwise([INPUT, *(step.id for step in steps), OUTPUT])
     edges = tuple(
-        Edge(source, target, sender, receiver, spec, goal.wires[0])
-        for ((source, sender), (target, receiver)), spec in zip(pairwise(stops), specs, strict=True)
+        Edge(source, target, sender, receiver, spec, wire)
+        for (source, target), (sender, receiver), spec, wire in zip(
+            names, [(me, peers[0]), *ways], [model.input, *outputs], [_plain(goal), *fastest], strict=True
+        )
     )
-    estimate = _estimate(model, view, spans, peers, edges)
-    return Plan("proposal", strategy, view.me, steps, edges, goal.max_batch, estimate)
+    plan = Plan("proposal", strategy, me, steps, edges, goal.max_batch)
+    return replace(plan, estimate=forecast(plan, costs))
 
 
 def present(view: View, peers: Sequence[PeerId]) -> list[PeerId]:
@@ -40,33 +61,20 @@ def present(view: View, peers: Sequence[PeerId]) -> list[PeerId]:
     return list(peers)
 
 
-def rate(record: PeerRecord | None) -> float:
-    """Measured float32 operations per second; 0 when nothing was measured."""
-    return record.profile.flops_per_s.get("float32", 0.0) if record else 0.0
-
-
-def span_flops(model: ModelProfile, span: tuple[int, int]) -> int:
-    return sum(stage.flops for stage in model.stages[slice(*span)])
-
-
-def span_bytes(model: ModelProfile, span: tuple[int, int]) -> int:
-    return sum(stage.parameter_bytes for stage in model.stages[slice(*span)])
-
-
 def _part(model: ModelProfile, span: tuple[int, int]) -> Part:
     start = INPUT if span[0] == 0 else model.stages[span[0] - 1].name
     end = OUTPUT if span[1] == len(model.stages) else model.stages[span[1] - 1].name
     return Part(model.name, model.digest, start, end)
 
 
-def _estimate(
-    model: ModelProfile, view: View, spans: Sequence[tuple[int, int]], peers: Sequence[PeerId], edges: Sequence[Edge]
-) -> Estimate:
-    rates = [rate(view.find(peer)) for peer in peers]
-    known = all(rates)
-    times = [span_flops(model, span) / r for span, r in zip(spans, rates, strict=True)] if known else [0.0]
-    memory: dict[PeerId, int] = {}
-    for span, peer in zip(spans, peers, strict=True):
-        memory[peer] = memory.get(peer, 0) + span_bytes(model, span)
-    moved = sum(edge.tensor.elements * DTYPE_BYTES[edge.wire] for edge in edges if edge.sender != edge.receiver)
-    return Estimate(sum(times), 1 / max(times) if max(times) else 0.0, moved, memory, 0)
+def _fastest(costs: Costs, goal: Goal, spec: TensorSpec, sender: PeerId, receiver: PeerId) -> str:
+    """Of equally fast ones the one that the goal names first; between parts of one peer nothing is encoded."""
+    if sender == receiver:
+        return _plain(goal)
+    ends = costs.index[sender], costs.index[receiver]
+    return min(goal.wires, key=lambda wire: float(costs.links.crossing_s(cargo(spec, wire), *ends)))
+
+
+def _plain(goal: Goal) -> str:
+    """For arrays that need not shrink."""
+    return "float32" if "float32" in goal.wires else goal.wires[0]

@@ -1,121 +1,141 @@
 """`slices`: a chain of block runs over several peers.
 
-Two peers make head and tail (after "Batching Model Slices", Mubark and Uddin); more make a pipeline. Without a wish of
-the user, the cuts balance compute time: the slowest peer's share is as small as contiguous runs allow.
+Two peers make head and tail (after "Batching Model Slices", Mubark and Uddin); more make a pipeline (after PipeEdge).
+Peers, cuts and wire dtypes are chosen together, for the goal; `optimum` says how, and what "best" is among.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
-from itertools import accumulate, pairwise
+from dataclasses import replace
+from typing import Final
 
-from swarm.errors import CannotSplit, NoPeers
-from swarm.plan import Goal, Plan
-from swarm.strategies.chain import chain, present, rate
-from swarm.types import ModelProfile, PeerId, View
+from swarm.errors import CannotSplit, NoFit
+from swarm.plan import Candidate, Goal, Plan
+from swarm.strategies.balance import between_blocks, equal_cuts
+from swarm.strategies.chain import draft
+from swarm.strategies.costs import Costs
+from swarm.strategies.optimum import Found, first_fit, in_order, optimum, shortlist
+from swarm.strategies.scope import Scope
+from swarm.strategies.shortage import shortage
+from swarm.strategies.strategy import fitting, shares
+from swarm.strategies.wishes import wished_cuts, wished_peers
+from swarm.types import ModelProfile, PeerId
 
-Shares = dict[int, tuple[float, list[int]]]
-"""By stages done, rising: the slowest peer's time, and the cuts."""
+MOST_DEVICES: Final = 12
+"""The search over sets of devices doubles with each one more: 12 are 24 576 rows."""
+
+MOST_PLACES: Final = 64
+"""Cuts to choose from; a model with more stages is cut between its blocks."""
+
+MOST_LISTED: Final = 4
+"""Plans for exactly two, three and four devices stand in the contest beside the best of all."""
 
 
 class Slices:
-    """Peers in the goal's order, or by id; the requester takes the head when too few others are here."""
+    """What the goal insists on, or the best chain, its rivals with few devices, and equal shares for everybody."""
 
-    def propose(self, model: ModelProfile, view: View, goal: Goal) -> list[Plan]:
-        if model.uncut_reason is not None:
-            raise CannotSplit(f"{model.name} cannot be cut: {model.uncut_reason} Run it with --strategy local.")
-        peers = _peers(view, goal)
-        if goal.split is None:
-            peers = peers[: _most_parts(model)]
-            cuts = balanced_cuts(model, [rate(view.find(peer)) for peer in peers])
-        else:
-            cuts = _wished_cuts(model, goal.split)
-            peers = peers[: len(cuts) - 1]
-        return [chain("slices", model, view, goal, peers, cuts)]
+    def propose(self, costs: Costs, goal: Goal) -> list[Candidate]:
+        if costs.model.uncut_reason is not None:
+            raise CannotSplit(
+                f"{costs.model.name} cannot be cut: {costs.model.uncut_reason} Run it with --strategy local."
+            )
+        if goal.split is not None or goal.peers is not None:
+            plan = _as_wished(costs, goal)
+            return [Candidate(f"slices: {shares(plan, costs)}", plan)]
+        if costs.is_blind or len(costs.devices) < 2:
+            return _unmeasured(costs, goal)
+        equal = _equal(costs, goal, [costs.records[row].id for row in costs.devices])
+        best = _distinct(costs, goal, _searched(costs, goal)) or [Candidate("slices", None, verdict=shortage(costs))]
+        return sorted([*best, equal], key=lambda candidate: candidate.plan is None)
 
 
-def balanced_cuts(model: ModelProfile, rates: Sequence[float]) -> list[int]:
-    """Cuts before blocks that make the slowest peer's compute time least; equal speeds unless all are known.
+def _searched(costs: Costs, goal: Goal) -> list[Found]:
+    """The best of all first."""
+    scope = Scope(costs, strongest(costs), places(costs.model), goal.wires)
+    found = optimum(scope, goal.metric)
+    if found is not None:
+        return [found, *shortlist(scope, goal.metric, MOST_LISTED)]
+    everybody = replace(scope, devices=_by_speed(costs, costs.devices))
+    found = first_fit(everybody) if len(everybody.devices) > MOST_DEVICES else None
+    return [] if found is None else [found]
 
-    Dynamic programming over (peers used, stages done); of equally good cuts the earliest wins.
+
+def _distinct(costs: Costs, goal: Goal, found: Sequence[Found]) -> list[Candidate]:
+    plans = [_plan(costs, goal, one) for one in dict.fromkeys(found)]
+    first = {plan.steps: plan for plan in reversed(plans)}
+    return [Candidate(f"slices: {shares(plan, costs)}", plan) for plan in plans if first[plan.steps] is plan]
+
+
+def _unmeasured(costs: Costs, goal: Goal) -> list[Candidate]:
+    """Equal shares; where somebody has too little memory for that, the evenest ones that fit."""
+    equal = _equal(costs, goal, wished_peers(costs, goal))
+    if equal.plan is not None or len(costs.devices) < 2:
+        return [equal]
+    found = optimum(Scope(costs, strongest(costs), places(costs.model), goal.wires), "memory")
+    return [*_distinct(costs, goal, [found]), equal] if found else [equal]
+
+
+def _equal(costs: Costs, goal: Goal, peers: Sequence[PeerId]) -> Candidate:
+    peers = peers[: len(between_blocks(costs.model)) + 1]
+    plan = draft("slices", costs, goal, peers, equal_cuts(costs.model, len(peers)))
+    return fitting(f"slices, equal shares: {shares(plan, costs)}", plan, costs)
+
+
+def _as_wished(costs: Costs, goal: Goal) -> Plan:
+    if goal.split is None:
+        return _on_these(costs, goal)
+    cuts = wished_cuts(costs.model, goal.split)
+    scope = Scope(costs, strongest(costs), tuple(cuts), goal.wires, at_every_place=True)
+    if goal.peers is None and not costs.is_blind and 1 < len(cuts) - 1 <= len(scope.devices):
+        found = optimum(scope, goal.metric)
+        if found is None:
+            raise NoFit(shortage(costs, cuts=cuts))
+        return _plan(costs, goal, found)
+    return draft("slices", costs, goal, wished_peers(costs, goal)[: len(cuts) - 1], cuts)
+
+
+def _on_these(costs: Costs, goal: Goal) -> Plan:
+    """The best cuts for the peers that the goal names, in its order; equal shares unless all are measured."""
+    peers = wished_peers(costs, goal)[: len(between_blocks(costs.model)) + 1]
+    if not all(map(costs.knows, peers)):
+        return draft("slices", costs, goal, peers, equal_cuts(costs.model, len(peers)))
+    rows = tuple(costs.index[peer] for peer in peers)
+    found = in_order(Scope(costs, rows, places(costs.model), goal.wires), goal.metric)
+    if found is None:
+        raise NoFit(shortage(costs, rows))
+    return _plan(costs, goal, found)
+
+
+def _plan(costs: Costs, goal: Goal, found: Found) -> Plan:
+    peers = [costs.records[row].id for row in found.devices]
+    return draft("slices", costs, goal, peers, found.cuts, found.wires)
+
+
+def strongest(costs: Costs) -> tuple[int, ...]:
+    """At most `MOST_DEVICES` rows, quick ones first.
+
+    Those that would answer soonest with the whole model, times as many of their like as it takes to hold it: speed,
+    link and memory in one figure. A requester that computes is always among them.
     """
-    speeds = rates if all(rates) else [1.0] * len(rates)
-    places = _places(model)
-    flops_before = [0, *accumulate(stage.flops for stage in model.stages)]
-    worst: Shares = {0: (0.0, [0])}
-    for i, speed in enumerate(speeds):
-        ends = [len(model.stages)] if i == len(speeds) - 1 else places
-        best = {end: _last_share(worst, flops_before, end, speed) for end in ends}
-        worst = {end: (share[0], [*share[1], end]) for end, share in best.items() if share is not None}
-    return worst[len(model.stages)][1]
+    needed = costs.span_bytes(0, len(costs.model.stages))
+    whole_s = costs.whole_s()
+
+    def burden(row: int) -> tuple[bool, float, int]:
+        alike = max(1.0, needed / max(1.0, float(costs.limit_bytes[row])))
+        return row != costs.me, float(whole_s[row]) * alike, row
+
+    kept = sorted(costs.devices, key=burden)[:MOST_DEVICES]
+    return _by_speed(costs, kept)
 
 
-def _last_share(worst: Shares, flops_before: Sequence[int], end: int, speed: float) -> tuple[float, list[int]] | None:
-    """The best of all ways to add a peer that runs up to `end`: the slowest time then, and the cuts before.
-
-    From the back, for its own time grows with every stage more: once that alone is too much, nothing better comes.
-    """
-    best: tuple[float, list[int]] | None = None
-    for start in reversed(worst):
-        if start >= end:
-            continue
-        time = (flops_before[end] - flops_before[start]) / speed
-        if best is not None and time > best[0]:
-            break
-        slowest, path = worst[start]
-        way = (max(slowest, time), path)
-        best = way if best is None else min(best, way)
-    return best
+def _by_speed(costs: Costs, rows: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(rows, key=lambda row: (costs.done_s[row, -1], row)))
 
 
-def _peers(view: View, goal: Goal) -> list[PeerId]:
-    parts = len(goal.split) + 1 if goal.split is not None else 2
-    if goal.peers is not None:
-        peers = present(view, goal.peers)
-    else:
-        others = [host.id for host in view.hosts() if host.id != view.me]
-        me_hosts = any(host.id == view.me for host in view.hosts())
-        peers = [view.me, *others] if me_hosts or len(others) < parts else others
-    if len(peers) < min(parts, 2) or (goal.split is not None and len(peers) < parts):
-        raise NoPeers(
-            f"This split needs {parts} peers and only {len(peers)} can be used; start `swarm join` on more devices, "
-            "or ask for fewer parts."
-        )
-    return peers
-
-
-def _places(model: ModelProfile) -> list[int]:
-    """Where a balanced cut may lie: between blocks, or anywhere in a model with hardly any."""
-    blocks = sorted({place for place in model.blocks if 0 < place < len(model.stages)})
-    return blocks if len(blocks) > 1 else list(range(1, len(model.stages)))
-
-
-def _most_parts(model: ModelProfile) -> int:
-    return len(_places(model)) + 1
-
-
-def _wished_cuts(model: ModelProfile, split: Sequence[int | str]) -> list[int]:
-    cuts = [0, *(_place(model, wish) for wish in split), len(model.stages)]
-    if any(a >= b for a, b in pairwise(cuts)):
-        wishes = ",".join(map(str, split))
-        raise CannotSplit(
-            f"A split at {wishes} leaves a part of {model.name} empty; give rising numbers between 0 and "
-            f"{len(model.blocks) - 1}, the number of its blocks."
-        )
-    return cuts
-
-
-def _place(model: ModelProfile, wish: int | str) -> int:
-    """How many stages come before the place that a user named by the block after it, or by the cut itself."""
-    blocks = len(model.blocks) - 1
-    if isinstance(wish, int):
-        if not 0 <= wish <= blocks:
-            raise CannotSplit(f"{model.name} has {blocks} blocks: split before one of 0 to {blocks}, not {wish}.")
-        return model.blocks[wish]
-    for index, stage in enumerate(model.stages[:-1]):
-        if stage.name == wish:
-            return index + 1
-    near = get_close_matches(wish, [stage.name for stage in model.stages[:-1]], 3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"use block numbers from 0 to {blocks}."
-    raise CannotSplit(f"{model.name} has no cut called '{wish}'; {hint}")
+def places(model: ModelProfile) -> tuple[int, ...]:
+    """Where the search may cut: anywhere between stages; between blocks where that is too much; else at every
+    second, third, … block."""
+    stages = len(model.stages)
+    inner = list(range(1, stages)) if stages <= MOST_PLACES else between_blocks(model)
+    return (0, *inner[:: -(-len(inner) // MOST_PLACES) or 1], stages)

@@ -1,13 +1,24 @@
-"""Work in a thread that nobody waits for when the process ends."""
+"""Work that nobody waits for: in a thread that may outlive the process's end, or in a task among others."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+
+async def logged(work: Awaitable[None]) -> None:
+    """A bug in one task of a group is written to the log and must not end the others."""
+    try:
+        await work
+    except Exception:
+        log.exception("a task failed")
 
 
 async def in_daemon_thread(call: Callable[[], T]) -> T:

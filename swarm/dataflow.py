@@ -15,13 +15,14 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Annotated, Any
 
 from msgspec import Meta
 
 from swarm import schema, tensors
+from swarm.background import logged
 from swarm.batching import Ran
 from swarm.errors import (
     BadInput,
@@ -30,6 +31,7 @@ from swarm.errors import (
     Overloaded,
     PeerLost,
     PeerUnreachable,
+    PlanGone,
     SwarmError,
     from_code,
 )
@@ -37,12 +39,16 @@ from swarm.exchange import Caller, Exchange, describe
 from swarm.plan import INPUT, OUTPUT, Edge, Part, Plan, Step, StepTrace
 from swarm.requests import Outcome, Requests, out_of_time
 from swarm.transport import Call, Router
-from swarm.types import Array, Count, Dimension, Name, PeerId, Text
+from swarm.types import RAW_PICTURE, Array, Count, Dimension, Name, PeerId, Text
+from swarm.whereabouts import Whereabouts, Work
 
 log = logging.getLogger(__name__)
 
 RunStep = Callable[[Part, Array, float], asyncio.Future[Ran]]
 """Begins to run a part on `[B, ...]` until a deadline (monotonic seconds); what goes wrong is in the future."""
+
+OnSent = Callable[[PeerId, int, float], None]
+"""Told of every tensor that a peer has acknowledged: to whom, its bytes, and the seconds until then."""
 
 FAREWELL_S = 2.0
 """How long a notice of failure or cancellation may take."""
@@ -97,11 +103,15 @@ class Dataflow:
     `async with Dataflow(...)` owns every task; `register` puts its methods on the router.
     """
 
-    def __init__(self, me: PeerId, name: str, exchange: Exchange, run: RunStep):
+    def __init__(
+        self, me: PeerId, name: str, exchange: Exchange, run: RunStep, on_sent: OnSent = lambda peer, nbytes, s: None
+    ):
         self._me = me
         self._name = name
         self._exchange = exchange
         self._run = run
+        self._on_sent = on_sent
+        self.whereabouts = Whereabouts(exchange)
         self._plans: dict[str, Plan] = {}
         self._requests = Requests(self._cancel_everywhere)
         self._running: dict[tuple[str, int], set[asyncio.Task[None]]] = {}
@@ -124,6 +134,7 @@ class Dataflow:
         router.add("tensor", self._tensor, admit=self._admit)
         router.add("failed", self._failed)
         router.add("cancel", self._cancel)
+        self.whereabouts.register(router)
 
     def install(self, plan: Plan) -> None:
         """Take tensors of this plan (a fragment, or one's own whole plan) from now on."""
@@ -154,7 +165,8 @@ class Dataflow:
         with self._requests.open(plan, len(x)) as (request, answer):
             try:
                 async with asyncio.timeout(deadline - monotonic()):
-                    await self._send(plan, edge, request, x, (), deadline)
+                    with self.whereabouts.at(plan.id, INPUT) as work:
+                        await self._send(plan, edge, request, x, (), deadline, work)
                     return await answer
             except TimeoutError:
                 raise out_of_time(plan) from None
@@ -177,7 +189,7 @@ class Dataflow:
         rows = arrival.tensor.shape[0]
         if not 1 <= rows <= plan.max_batch or arrival.tensor.shape[1:] != edge.tensor.shape:
             raise MalformedFrame(f"A tensor of shape {list(arrival.tensor.shape)} came where this plan has another.")
-        if arrival.tensor.wire != edge.wire or nbytes != tensors.wire_bytes(edge.tensor, rows, edge.wire):
+        if (arrival.tensor.wire, nbytes) != _agreed(edge, arrival.tensor):
             raise MalformedFrame(f"A tensor came as {nbytes} bytes of {arrival.tensor.wire}, not as the plan agreed.")
         if edge.target == OUTPUT:
             self._requests.expect(plan, arrival.request, rows)
@@ -231,10 +243,11 @@ class Dataflow:
         deadline: float,
     ) -> None:
         try:
-            ran = await run
-            row = StepTrace(step.id, self._name, ran.queue_s, ran.compute_s, wire_s, nbytes)
-            for edge in plan.outputs(step.id):
-                await self._send(plan, edge, arrival.request, ran.output, (*arrival.trace, row), deadline)
+            with self.whereabouts.at(plan.id, step.id) as work:
+                ran = await run
+                row = StepTrace(step.id, self._name, ran.queue_s, ran.compute_s, wire_s, nbytes)
+                for edge in plan.outputs(step.id):
+                    await self._send(plan, edge, arrival.request, ran.output, (*arrival.trace, row), deadline, work)
         except SwarmError as error:
             fields = {"plan": plan.id, "request": arrival.request, **describe(error)}
             await self._tell(plan.requester, "failed", fields)
@@ -245,13 +258,14 @@ class Dataflow:
         task.add_done_callback(lambda _: self._held_bytes.subtract({requester: nbytes}))
 
     async def _send(
-        self, plan: Plan, edge: Edge, request: int, x: Array, trace: tuple[StepTrace, ...], deadline: float
+        self, plan: Plan, edge: Edge, request: int, x: Array, trace: tuple[StepTrace, ...], deadline: float, work: Work
     ) -> None:
         """Hand a tensor to the next peer, a second time if the connection broke under the first.
 
         The receiver may then have it twice; the requester takes the first answer.
         """
         head, body = tensors.encode(x, edge.wire)
+        work.sends(edge.receiver, len(body))
         fields = {
             "plan": plan.id,
             "request": request,
@@ -272,8 +286,10 @@ class Dataflow:
         left_s = deadline - monotonic()
         if left_s <= 0:
             raise DeadlineExceeded(f"The request's deadline passed at {self._name}; allow more time with --deadline.")
-        stamped = {**fields, "sent_s": monotonic()}
+        began = monotonic()
+        stamped = {**fields, "sent_s": began}
         await self._exchange.request(peer, "tensor", stamped, body, purpose="tensors", timeout_s=left_s)
+        self._on_sent(peer, len(body), monotonic() - began)
 
     async def _tell(self, peer: PeerId, method: str, fields: dict[str, Any]) -> None:
         try:
@@ -296,7 +312,7 @@ class Dataflow:
     ) -> asyncio.Task[None] | None:
         if self._closing:
             return None
-        task = self._tasks.create_task(_logged(work, *arguments))
+        task = self._tasks.create_task(logged(work(*arguments)))
         self._running.setdefault(key, set()).add(task)
         task.add_done_callback(lambda done: self._ended(key, done))
         return task
@@ -316,7 +332,14 @@ def _seen(ran: asyncio.Future[Ran]) -> None:
 
 
 def _forgotten(name: str) -> SwarmError:
-    return SwarmError(f"{name} does not hold this plan any more; load the model again.")
+    return PlanGone(f"{name} does not hold this plan any more; load the model again.")
+
+
+def _agreed(edge: Edge, tensor: TensorHead) -> tuple[str, int]:
+    """Wire dtype and bytes of a tensor on this edge. Pictures may always come as the pixels they are."""
+    if edge.source == INPUT and tensor.dtype == RAW_PICTURE:
+        return RAW_PICTURE, tensors.wire_bytes(replace(edge.tensor, dtype=RAW_PICTURE), tensor.shape[0], edge.wire)
+    return edge.wire, tensors.wire_bytes(edge.tensor, tensor.shape[0], edge.wire)
 
 
 def _check_input(plan: Plan, edge: Edge, x: Array) -> None:
@@ -330,11 +353,3 @@ def _check_input(plan: Plan, edge: Edge, x: Array) -> None:
 def _wire_s(caller: Caller, arrival: Arrival) -> float:
     """Seconds since the sender sent it, by this peer's clock; 0 while the two clocks have not been compared."""
     return 0.0 if caller.rtt_s is None else max(0.0, monotonic() - (arrival.sent_s - caller.clock_offset_s))
-
-
-async def _logged(work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-    """A bug in one request's task is written to the log and must not end the others'."""
-    try:
-        await work(*arguments)
-    except Exception:
-        log.exception("a task of the dataflow failed")

@@ -11,6 +11,7 @@
     │   ├── PeerLost              the connection broke
     │   ├── TwinIdentity          two devices run with the same key
     │   ├── Declined              a peer will not hold what it was offered
+    │   ├── PlanGone              a peer does not know the plan: it was restarted, or let it go
     │   ├── NoFit                 all peers together have too little memory, or are too few for the goal
     │   └── Overloaded            a queue is full; try again later
     ├── DeadlineExceeded      the time given was used up                          exit 4
@@ -45,6 +46,8 @@ class SwarmError(Exception):
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
+    reporter: str = ""
+    """Id of the peer that reported it to the requester; empty where it was met here."""
 
 
 class UsageError(SwarmError):
@@ -87,6 +90,10 @@ class TwinIdentity(PeerError):
 
 class Declined(PeerError):
     code = "declined"
+
+
+class PlanGone(PeerError):
+    code = "plan-gone"
 
 
 class NoFit(PeerError):

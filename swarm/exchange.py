@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol, cast
@@ -10,6 +11,8 @@ from typing import Any, Protocol, cast
 from swarm.errors import SwarmError
 from swarm.transport import Call, Channel, Hello, Links, Purpose, Reply, Service
 from swarm.types import PeerId
+
+log = logging.getLogger(__name__)
 
 
 class Caller(Protocol):
@@ -78,8 +81,14 @@ class Exchange:
 
     async def _serve_myself(self, method: str, fields: dict[str, Any], body: Any, timeout_s: float) -> Reply | None:
         call = Call(method, fields, body, monotonic() + timeout_s)
-        served = self._service.serve(cast(Channel, Myself(self._me)), call)
-        return await served if inspect.isawaitable(served) else served
+        try:
+            served = self._service.serve(cast(Channel, Myself(self._me)), call)
+            return await served if inspect.isawaitable(served) else served
+        except SwarmError:
+            raise
+        except Exception as error:
+            log.exception("serving '%s' for this peer itself failed", method)
+            raise SwarmError(f"This peer failed while serving '{method}'; its log says why.") from error
 
 
 def describe(error: SwarmError) -> dict[str, str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
 import psutil
 
 from swarm.batching import Batcher, Ran
-from swarm.errors import Declined, SwarmError
+from swarm.errors import Declined, PlanGone, SwarmError
 from swarm.exchange import Exchange
 from swarm.fetch import fetch
 from swarm.plan import Part
@@ -27,7 +28,7 @@ WARM_S = 300.0
 class Held:
     """A part in memory."""
 
-    name: str
+    part: Part
     run: RunnablePart
     nbytes: int
     digests: Sequence[str]
@@ -46,6 +47,7 @@ class Holdings:
         *,
         limit_bytes: int | None = None,
         on_change: Callable[[tuple[str, ...]], None] = lambda names: None,
+        on_progress: Callable[[], None] = lambda: None,
     ):
         self._name = name
         self._exchange = exchange
@@ -53,6 +55,9 @@ class Holdings:
         self._workshop = workshop
         self._limit_bytes = limit_bytes
         self._on_change = on_change
+        self._on_progress = on_progress
+        self.loading: dict[str, float] = {}
+        """Parts on their way into memory, by name, and how much of each is here, in tenths."""
         self._held: dict[str, Held] = {}
         self._loading: dict[str, asyncio.Lock] = {}
         self.leased: Callable[[], Mapping[str, int]] = dict
@@ -62,7 +67,7 @@ class Holdings:
     @property
     def names(self) -> tuple[str, ...]:
         """What to tell others."""
-        return tuple(sorted(held.name for held in self._held.values()))[:MAX_NAMES]
+        return tuple(sorted(held.part.name for held in self._held.values()))[:MAX_NAMES]
 
     @property
     def free_bytes(self) -> int:
@@ -79,7 +84,7 @@ class Holdings:
         held = self._held.get(part.key)
         if held is None:
             done: asyncio.Future[Ran] = asyncio.get_running_loop().create_future()
-            done.set_exception(SwarmError(f"{self._name} does not hold {part.name} any more; load the model again."))
+            done.set_exception(PlanGone(f"{self._name} does not hold {part.name} any more; load the model again."))
             return done
         held.last_used_s = monotonic()
         return self.batcher.run(part.key, x, deadline)
@@ -103,17 +108,38 @@ class Holdings:
                 return
             sizes = {digest: slot.nbytes for digest, slot in zip(digests, blueprint.tensors_of(part), strict=True)}
             missing = {digest: sizes[digest] for digest in await asyncio.to_thread(self._store.missing, sizes)}
-            if missing:
-                others = [peer for peer in sources if peer != self._exchange.me]
-                await fetch(self._exchange, self._store, missing, others, progress)
-            await self._build(blueprint, part, digests, sum(sizes.values()))
+            with self._visibly(part, progress) as note:
+                if missing:
+                    others = [peer for peer in sources if peer != self._exchange.me]
+                    await fetch(self._exchange, self._store, missing, others, note)
+                await self._build(blueprint, part, digests, sum(sizes.values()))
         if missing:
             await asyncio.to_thread(self._store.prune, [d for held in self._held.values() for d in held.digests])
+
+    @contextmanager
+    def _visibly(self, part: Part, progress: Callable[[float], None]) -> Iterator[Callable[[float], None]]:
+        """What is being loaded is for everybody to see; they hear of every tenth."""
+
+        def note(fraction: float) -> None:
+            progress(fraction)
+            show(round(fraction, 1))
+
+        def show(tenths: float) -> None:
+            if self.loading.get(part.name) != tenths:
+                self.loading[part.name] = tenths
+                self._on_progress()
+
+        show(0.0)
+        try:
+            yield note
+        finally:
+            del self.loading[part.name]
+            self._on_progress()
 
     async def _build(self, blueprint: Blueprint, part: Part, digests: Sequence[str], nbytes: int) -> None:
         self._make_room(part, nbytes)
         run = await self.batcher.in_worker(lambda: self._workshop().build(blueprint, part, digests, self._locate))
-        self._held[part.key] = Held(part.name, run, nbytes, digests)
+        self._held[part.key] = Held(part, run, nbytes, digests)
         self._on_change(self.names)
 
     def drop_cold(self) -> None:
@@ -153,5 +179,8 @@ class Holdings:
     def _run_part(self, key: str, x: Array) -> Array:
         held = self._held.get(key)
         if held is None:
-            raise SwarmError(f"{self._name} let this part go before its turn came; load the model again.")
-        return held.run(x)
+            raise PlanGone(f"{self._name} let this part go before its turn came; load the model again.")
+        began = monotonic()
+        output = held.run(x)
+        self._workshop().learn(held.part, len(x), monotonic() - began)
+        return output

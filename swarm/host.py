@@ -16,7 +16,7 @@ from typing import Any
 
 from swarm import schema
 from swarm.dataflow import Dataflow
-from swarm.errors import Declined, FrameTooLarge, SwarmError
+from swarm.errors import Declined, FrameTooLarge, PlanGone, SwarmError
 from swarm.exchange import Caller, Exchange
 from swarm.holdings import Holdings
 from swarm.plan import Answer, Offer, Plan, Step, weights_digest
@@ -33,6 +33,10 @@ MAX_LEASES_EACH = 64
 DIGEST_BYTES = 32
 MAX_OFFER_BYTES = 2**16 * DIGEST_BYTES
 REPORT_EVERY_S = 0.1
+AT_WORK_EVERY_S = 3.0
+"""How often a requester hears that this peer is at work for it, even where there is no progress to tell."""
+MAX_SILENT_WORK_S = 180.0
+"""Work without progress for longer than this is none: the requester is left to look for somebody else."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +49,14 @@ class Lease:
     needs: Mapping[str, int]
     """Bytes of each of its parts, by key."""
     until_s: float
+
+
+class _NoRoom(Declined):
+    """A decline for want of memory. Never travels."""
+
+    def __init__(self, sentence: str, short_bytes: int) -> None:
+        super().__init__(sentence)
+        self.short_bytes = short_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +115,8 @@ class Host:
         try:
             lease = await self._promise(caller, offer, bytes(call.body))
         except SwarmError as error:
-            answer = Answer(False, str(error)[:2048], memory_free_bytes=self._holdings.free_bytes)
+            short_bytes = error.short_bytes if isinstance(error, _NoRoom) else 0
+            answer = Answer(False, str(error)[:2048], 0.0, self._holdings.free_bytes, short_bytes)
         else:
             self._leases[offer.plan.id] = lease
             answer = Answer(True, lease_s=LEASE_S, memory_free_bytes=self._holdings.free_bytes)
@@ -112,15 +125,17 @@ class Host:
     async def _promise(self, caller: Caller, offer: Offer, body: bytes) -> Lease:
         """A lease, if this peer can do what is asked. Raises the reason why not."""
         self._check_plan(caller, offer.plan)
-        digests, needs = await self._study(offer.plan, body)
+        async with self._reporting(offer.plan, offer.plan.steps[0]):
+            digests, needs = await self._study(offer.plan, body)
         self._check_plan(caller, offer.plan)  # again: the study took a while
         promised = self._promised()
         new = sum(nbytes for key, nbytes in needs.items() if key not in promised)
         free = self._holdings.free_bytes
         if new > free:
-            raise Declined(
+            raise _NoRoom(
                 f"{self._name} has {free / 1e6:.1f} MB free and this part needs {new / 1e6:.1f} MB; "
-                "split the model into more parts, or give that peer more with --memory."
+                "split the model into more parts, or give that peer more with --memory.",
+                new - free,
             )
         return Lease(offer, digests, needs, monotonic() + LEASE_S)
 
@@ -188,7 +203,7 @@ class Host:
 
     @asynccontextmanager
     async def _reporting(self, plan: Plan, step: Step) -> AsyncIterator[Callable[[float], None]]:
-        """Takes fractions done, and tells the requester of the latest now and then."""
+        """Takes fractions done, and tells the requester of the latest now and then; without any, that work goes on."""
         latest = asyncio.Queue[float](1)
 
         def note(fraction: float) -> None:
@@ -197,9 +212,15 @@ class Host:
             latest.put_nowait(fraction)
 
         async def tell() -> None:
-            while True:
-                fields = {"plan": plan.id, "step": step.id, "fraction": await latest.get()}
+            fraction, silent_s = 0.0, 0.0
+            while silent_s < MAX_SILENT_WORK_S:
+                try:
+                    async with asyncio.timeout(AT_WORK_EVERY_S):
+                        fraction, silent_s = await latest.get(), 0.0
+                except TimeoutError:
+                    silent_s += AT_WORK_EVERY_S
                 with suppress(SwarmError):
+                    fields = {"plan": plan.id, "step": step.id, "fraction": fraction}
                     await self._exchange.notify(plan.requester, "progress", fields, timeout_s=1.0)
                 await asyncio.sleep(REPORT_EVERY_S)
 
@@ -221,7 +242,7 @@ class Host:
     def _lease(self, caller: Caller, call: Call) -> Lease:
         lease = self._leases.get(schema.unpack(PlanName, call.fields).plan)
         if lease is None or lease.offer.plan.requester != caller.remote.id:
-            raise SwarmError(f"{self._name} has no lease for this plan; load the model again.")
+            raise PlanGone(f"{self._name} has no lease for this plan; load the model again.")
         return lease
 
     def _let_go(self, plan_id: str) -> None:

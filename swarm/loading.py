@@ -1,26 +1,28 @@
-"""From a wish to an agreed plan: study the model, find its weights, plan, negotiate."""
+"""From a wish to an order that plans can be agreed on for: study the model, find its weights, ask around."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from swarm import schema
 from swarm.errors import DeadlineExceeded, NoPeers, UsageError
-from swarm.exchange import Caller, Exchange
-from swarm.negotiation import negotiate
-from swarm.plan import Goal, Offer, Plan, Step, weights_digest
+from swarm.exchange import Exchange
+from swarm.order import Order, Planner, Reports, takers
+from swarm.plan import Candidate, Goal
 from swarm.store import Store
+from swarm.survey import Survey
 from swarm.tensors import WIRE_DTYPES
-from swarm.transport import Call, Router
-from swarm.types import Address, ModelProfile, PeerId, View
-from swarm.workshop import Blueprint, Manifest, Progress, Workshop
+from swarm.transport import Router
+from swarm.types import Address, PeerId, View
+from swarm.workshop import Progress, Workshop
 
-Choose = Callable[[str, ModelProfile, View, Goal], Plan]
-"""The best plan of a strategy, by the strategy's name."""
+ASK_AROUND_S = 30.0
+"""Who has not timed the model's stages by then is planned for by its FLOPs."""
+FREE_WIRES = ("float32", "float16")
+"""What a planner may choose from by itself: in float16, the answers' third digit may differ."""
 
 
 def quiet(what: str, fraction: float | None) -> None:
@@ -40,101 +42,88 @@ class Wish:
     goal: str
 
 
-class Loader:
-    """Turns wishes into plans that every peer has loaded."""
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """All the ways that were compared, best first, and the view that they were planned for. Made by `Peer.plan`."""
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        store: Store,
-        workshop: Callable[[], Workshop],
-        choose: Choose,
-        addresses_of: Callable[[PeerId], tuple[Address, ...]],
-    ):
-        self._exchange = exchange
-        self._store = store
-        self._workshop = workshop
-        self._choose = choose
-        self._addresses_of = addresses_of
-        self._progress: dict[str, Progress] = {}
+    order: Order
+    view: View
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Turns wishes into orders."""
+
+    exchange: Exchange
+    store: Store
+    workshop: Callable[[], Workshop]
+    planner: Planner
+    survey: Survey
+    get_ready: Callable[[Sequence[PeerId], bool], Awaitable[None]]
+    """Has the ways to these peers measured, where they are not known yet; and this device, if it may take part."""
+    addresses_of: Callable[[PeerId], tuple[Address, ...]]
+    reports: Reports
 
     def register(self, router: Router) -> None:
-        router.add("progress", self._note_progress)
+        router.add("progress", self.reports.take)
 
-    async def load(self, wish: Wish, view: View, timeout_s: float, progress: Progress) -> tuple[Plan, Blueprint]:
-        """The agreed plan, its parts loaded, and the anatomy of its model.
-
-        :raises DeadlineExceeded: it took longer than `timeout_s`.
-        """
-        try:
-            async with asyncio.timeout(timeout_s):
-                blueprint = await self._workshop().study(wish.model, progress)
-                manifest = await self._workshop().resolve(blueprint, wish.weights, progress)
-                self._store.note(manifest.locations)
-                goal = _goal(wish, view)
-                return await self._negotiate(
-                    wish.strategy, blueprint, manifest, goal, view, timeout_s, progress
-                ), blueprint
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"Loading {wish.model} took longer than {timeout_s:g} s; allow it more time."
-            ) from None
-
-    async def _negotiate(
-        self,
-        strategy: str,
-        blueprint: Blueprint,
-        manifest: Manifest,
-        goal: Goal,
-        view: View,
-        timeout_s: float,
-        progress: Progress,
-    ) -> Plan:
-        plan_id = secrets.token_hex(8)
-        self._progress[plan_id] = progress
-
-        def propose(view: View) -> Plan:
-            plan = self._choose(strategy, blueprint.profile, view, goal)
-            steps = tuple(_with_weights(step, digests_of(step)) for step in plan.steps)
-            return replace(plan, id=plan_id, steps=steps)
-
-        def digests_of(step: Step) -> list[str]:
-            return [manifest.refs[slot.name].sha256 for slot in blueprint.tensors_of(step.part)]
-
-        def make_offer(plan: Plan, peer: PeerId) -> tuple[dict[str, Any], bytes]:
-            offer = self._offer(plan.fragment(peer))
-            digests = [digest for step in offer.plan.steps for digest in digests_of(step)]
-            return schema.pack(offer), b"".join(map(bytes.fromhex, digests))
-
-        try:
-            return await negotiate(self._exchange, view, propose, make_offer, timeout_s=timeout_s)
-        finally:
-            del self._progress[plan_id]
-
-    def _offer(self, fragment: Plan) -> Offer:
-        others = {end for edge in fragment.edges for end in (edge.sender, edge.receiver)}
-        addresses = {other: self._addresses_of(other) for other in others}
-        return Offer(fragment, addresses, (self._exchange.me,))
-
-    def _note_progress(self, caller: Caller, call: Call) -> None:
-        note = self._progress.get(str(call.fields.get("plan")))
-        fraction = call.fields.get("fraction")
-        if note is not None and isinstance(fraction, float) and 0 <= fraction <= 1:
-            note(f"{caller.remote.name} fetches its part", fraction)
+    async def order(self, wish: Wish, view: View, progress: Progress) -> Order:
+        """All that is needed to plan and to negotiate."""
+        goal = goal_of(wish, view)
+        blueprint = await self.workshop().study(wish.model, progress)
+        manifest = await self.workshop().resolve(blueprint, wish.weights, progress)
+        self.store.note(manifest.locations)
+        order = Order(
+            blueprint,
+            manifest,
+            wish.strategy,
+            goal,
+            self.exchange,
+            self.planner,
+            self.survey,
+            self.reports,
+            self.addresses_of,
+        )
+        if order.is_open:
+            progress(f"Asking around how fast {wish.model} runs", None)
+            chosen = [record.id for record in takers(view)]
+            others = [peer for peer in chosen if peer != view.me]
+            await self.get_ready(others, view.me in chosen)  # first: timing stages would disturb it
+            await order.ask_around(view, ASK_AROUND_S)
+        return order
 
 
-def _with_weights(step: Step, digests: Sequence[str]) -> Step:
-    return replace(step, part=replace(step.part, weights=weights_digest(digests)))
+@asynccontextmanager
+async def in_time(what: str, timeout_s: float) -> AsyncIterator[None]:
+    """:raises DeadlineExceeded: the block took longer."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(f"{what} took longer than {timeout_s:g} s; allow it more time.") from None
 
 
-def _goal(wish: Wish, view: View) -> Goal:
+def goal_of(wish: Wish, view: View) -> Goal:
+    """:raises UsageError: an unknown goal or wire dtype. :raises NoPeers: a peer that is not here."""
     if wish.wire is not None and wish.wire not in WIRE_DTYPES:
         raise UsageError(f"Tensors cannot travel as '{wish.wire}'; choose one of {', '.join(WIRE_DTYPES)}.")
-    if wish.goal != "latency":
-        raise UsageError(f"The goal '{wish.goal}' is not known; this version plans for 'latency'.")
     peers = None if wish.peers is None else tuple(_find(view, name) for name in wish.peers)
     split = None if wish.split is None else tuple(wish.split)
-    return Goal("latency", split, peers, (wish.wire or "float32",))
+    wires = FREE_WIRES if wish.wire is None else (wish.wire,)
+    return Goal(split=split, peers=peers, wires=wires, **_metric(wish.goal))
+
+
+def _metric(goal: str) -> dict[str, Any]:
+    """`latency`, `throughput`, `memory`, or `survive=K`."""
+    if goal in ("latency", "throughput", "memory"):
+        return {"metric": goal}
+    name, _, count = goal.partition("=")
+    if name == "survive" and count.isdecimal() and 1 <= int(count) <= 64:
+        return {"metric": "survive", "survive": int(count)}
+    raise UsageError(
+        f"The goal '{goal}' is not known; choose latency, throughput, memory, or survive=K with K from 1 to 64."
+    )
 
 
 def _find(view: View, name: str) -> PeerId:

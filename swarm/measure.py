@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from time import monotonic
+from functools import partial
+from statistics import median
+from time import monotonic, perf_counter
 from typing import Final, Protocol
 
+import numpy as np
 import psutil
 
-from swarm.types import PeerLoad, PeerProfile
+from swarm.tensors import WIRE_DTYPES, decode, encode
+from swarm.types import Array, PeerLoad, PeerProfile
 
 WORTH_TELLING: Final = 0.1
 """The share by which free memory has to change before others hear of it."""
+
+HOPS: Final = 50
+WINDOWS: Final = 3
+WINDOW_S: Final = 0.02
+"""For each wire dtype; the median of some windows, each the mean of what fits into it."""
+SAMPLE_SHAPE: Final = (1, 197, 192)
+"""What passes between two blocks of ViT-Ti/16 for one picture."""
+MAX_ELEMENTS_PER_S: Final = 1e12
+"""A float32 tensor is decoded as a view: faster than anything that it is compared with."""
+
+InWorker = Callable[[Callable[[], float]], Awaitable[float]]
+"""Runs a call in the worker thread, as `Batcher.in_worker` does."""
 
 
 def profile(device: str, threads: int | None, memory_limit_bytes: int | None) -> PeerProfile:
@@ -35,6 +52,35 @@ def with_free_memory(profile: PeerProfile, free_bytes: int) -> PeerProfile:
     return profile if abs(free_bytes - told) < WORTH_TELLING * told else replace(profile, memory_free_bytes=free_bytes)
 
 
+async def overheads(in_worker: InWorker) -> tuple[float, Mapping[str, float]]:
+    """What a step takes beside its compute: `step_s` and `wire_elements_per_s` of a profile. Takes about 0.3 s."""
+    began = monotonic()
+    for _ in range(HOPS):
+        await in_worker(_nothing)
+    step_s = (monotonic() - began) / HOPS
+    sample = np.random.default_rng(0).standard_normal(SAMPLE_SHAPE, np.float32)
+    return step_s, {wire: await _sustained(in_worker, partial(coding_rate, sample, wire)) for wire in WIRE_DTYPES}
+
+
+async def _sustained(in_worker: InWorker, rate: Callable[[], float]) -> float:
+    """One window at a time: a part that is wanted meanwhile need not wait for all."""
+    return median([await in_worker(rate) for _ in range(WINDOWS)])
+
+
+def coding_rate(x: Array, wire: str, window_s: float = WINDOW_S) -> float:
+    """Elements of `x` encoded, or decoded, in a second: the mean of the two. Blocks for about `window_s`."""
+    decode(*encode(x, wire))  # the first time finds cold caches
+    rounds, began = 0, perf_counter()
+    while (elapsed_s := perf_counter() - began) < window_s or not rounds:
+        decode(*encode(x, wire))
+        rounds += 1
+    return min(MAX_ELEMENTS_PER_S, 2 * rounds * x.size / max(elapsed_s, 1e-9))
+
+
+def _nothing() -> float:
+    return 0.0
+
+
 class Computes(Protocol):
     """What runs the parts."""
 
@@ -50,10 +96,16 @@ class Work:
     def __init__(self, batcher: Computes) -> None:
         self._batcher = batcher
         self._at, self._busy_s = monotonic(), batcher.busy_s
+        self._busy_share = 0.0
 
-    def load(self) -> PeerLoad:
-        """Its queue now, and its busy share since the last look, in tenths."""
+    def load(self, loading: Mapping[str, float]) -> PeerLoad:
+        """Its queue now, its busy share since the last look, in tenths, and what is being loaded."""
         now, busy_s = monotonic(), self._batcher.busy_s
         share = (busy_s - self._busy_s) / max(1e-3, now - self._at)
         self._at, self._busy_s = now, busy_s
-        return PeerLoad(self._batcher.queued, round(min(1.0, share), 1))
+        self._busy_share = round(min(1.0, share), 1)
+        return self.now(loading)
+
+    def now(self, loading: Mapping[str, float]) -> PeerLoad:
+        """Without looking anew how busy it is."""
+        return PeerLoad(self._batcher.queued, self._busy_share, dict(loading))

@@ -1,114 +1,184 @@
 """The requester's side of an agreement: offer to all at once, plan again after a decline, commit.
 
 propose ─▶ offers ─▶ all accept ─▶ commit ─▶ ready
-   ▲                    │
-   └── view corrected ◀─┘ a decline, at most ROUNDS times
+   ▲                    │             │
+   └── view corrected ◀─┴─────────────┘ a refusal, at most ROUNDS times
+
+Nothing is ever held while something else is waited for: one refusal releases all, so two requesters cannot block each
+other. They may refuse each other's plans by turns; a pause of random length parts them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
 from swarm import schema
-from swarm.errors import Declined, SwarmError
+from swarm.errors import DeadlineExceeded, Declined, SwarmError
 from swarm.exchange import Exchange
 from swarm.plan import Answer, Plan
 from swarm.types import PeerId, View
 
-ROUNDS = 3
+ROUNDS = 5
+PAUSE_S = 0.1
+"""At least so long before what was refused is proposed anew, up to twice as long each time more."""
 RELEASE_S = 1.0
+STALL_S = 20.0
+"""A peer that works on an offer says so every few seconds; one that is silent for so long will never be done."""
+LOOK_S = 0.5
 
-Propose = Callable[[View], Plan]
-"""A plan for this view; raises when there is none."""
+Propose = Callable[[View], Sequence[Plan]]
+"""Plans for this view that are wanted together; raises when there are none."""
 
 MakeOffer = Callable[[Plan, PeerId], tuple[dict[str, Any], bytes]]
 """An offer for one peer as it travels: fields, and the digests of its tensors."""
 
+Heard = Callable[[str, PeerId], float]
+"""When a peer last told of its progress with a plan (monotonic seconds); 0 for never."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a peer will not take its fragment."""
+    """Why a peer will not take its fragment. `free_bytes` is the room that it has, where that was the reason."""
 
     peer: PeerId
     error: SwarmError
+    free_bytes: int | None = None
+
+
+OnRefusal = Callable[[Refusal], None]
+
+
+class NoRoom(Declined):
+    """A decline for want of memory. Never travels."""
+
+    def __init__(self, sentence: str, free_bytes: int) -> None:
+        super().__init__(sentence)
+        self.free_bytes = free_bytes
 
 
 async def negotiate(
-    exchange: Exchange, view: View, propose: Propose, make_offer: MakeOffer, *, timeout_s: float
-) -> Plan:
-    """Come to a plan whose parts every peer has loaded.
+    exchange: Exchange,
+    view: View,
+    propose: Propose,
+    make_offer: MakeOffer,
+    *,
+    timeout_s: float,
+    heard: Heard = lambda plan, peer: 0.0,
+    on_refusal: OnRefusal = lambda refusal: None,
+) -> Sequence[Plan]:
+    """Come to plans whose parts every peer has loaded: all that `propose` wants together, or none.
 
+    :param on_refusal: told of each refusal, for who plans the next time.
     :raises PeerError: no plan was accepted; the sentence says by whom and why.
     :raises DeadlineExceeded: it took longer than `timeout_s`.
     """
     deadline = monotonic() + timeout_s
     errors: list[SwarmError] = []
-    for _ in range(ROUNDS):
+    seen = view
+    for round_ in range(ROUNDS):
         try:
-            plan = propose(view)
-        except SwarmError:
-            if not errors:
-                raise
-            break
-        refusals = await _agree(exchange, view, plan, make_offer, deadline)
-        if not refusals:
-            return plan
-        errors += [refusal.error for refusal in refusals]
-        view = _without(view, {refusal.peer for refusal in refusals})
+            plans = propose(seen)
+        except SwarmError as error:
+            if not any(isinstance(each, NoRoom) for each in errors):
+                raise _refused(errors) if errors else error from None
+            seen = view  # whoever took the room may have had to let it go, too
+        else:
+            refusals = await _agree(_Talk(exchange, seen, deadline, heard, make_offer), plans)
+            if not refusals:
+                return plans
+            for refusal in refusals:
+                on_refusal(refusal)
+            errors += [refusal.error for refusal in refusals]
+            seen = _corrected(seen, refusals)
+        if round_ + 1 < ROUNDS and any(isinstance(each, NoRoom) for each in errors):
+            await asyncio.sleep(PAUSE_S * random.uniform(1, 2**round_))
     raise _refused(errors)
 
 
-async def _agree(exchange: Exchange, view: View, plan: Plan, make_offer: MakeOffer, deadline: float) -> list[Refusal]:
-    """Offer, then commit; whoever refuses either. Unless nobody does, nothing is left behind at the others."""
+@dataclass(frozen=True, slots=True)
+class _Talk:
+    """One round with the peers of some plans."""
 
-    async def offer(peer: PeerId) -> None:
-        fields, body = make_offer(plan, peer)
-        reply = await exchange.request(peer, "offer", fields, body, timeout_s=_left_s(deadline))
+    exchange: Exchange
+    view: View
+    deadline: float
+    heard: Heard
+    make_offer: MakeOffer
+
+    async def offer(self, plan: Plan, peer: PeerId) -> None:
+        fields, body = self.make_offer(plan, peer)
+        reply = await self._ask(plan, peer, "offer", fields, body)
         answer = schema.unpack(Answer, reply.fields)
+        if answer.short_bytes:
+            raise NoRoom(answer.reason, answer.memory_free_bytes)
         if not answer.accepted:
             raise Declined(answer.reason)
 
-    async def commit(peer: PeerId) -> None:
-        await exchange.request(peer, "commit", {"plan": plan.id}, timeout_s=_left_s(deadline))
-        await exchange.reach(peer, "tensors", _left_s(deadline))
+    async def commit(self, plan: Plan, peer: PeerId) -> None:
+        await self._ask(plan, peer, "commit", {"plan": plan.id})
+        await self.exchange.reach(peer, "tensors", self._left_s())
 
+    async def _ask(self, plan: Plan, peer: PeerId, method: str, fields: dict[str, Any], body: bytes = b"") -> Any:
+        """Ask, for as long as the peer is heard to be at work on it."""
+        asking = asyncio.create_task(
+            self.exchange.request(peer, method, fields, body, timeout_s=self._left_s()), name=f"{method} {peer[:8]}"
+        )
+        began = monotonic()
+        try:
+            while not asking.done():
+                await asyncio.wait({asking}, timeout=LOOK_S)
+                if not asking.done() and monotonic() - max(began, self.heard(plan.id, peer)) > STALL_S:
+                    raise DeadlineExceeded(
+                        f"it accepted and did not get ready: nothing was heard of its work for {STALL_S:g} s."
+                        if method == "commit"
+                        else f"it did not answer an offer within {STALL_S:g} s."
+                    )
+            return asking.result()
+        finally:
+            if not asking.done():
+                asking.cancel()
+                await asyncio.wait({asking})
+
+    def _left_s(self) -> float:
+        return max(0.001, self.deadline - monotonic())
+
+    def named(self, peer: PeerId, error: SwarmError) -> SwarmError:
+        """The same error; its sentence says of whom it is."""
+        record = self.view.find(peer)
+        if record is None or record.name in str(error):
+            return error
+        sentence = f"{record.name}: {error}"
+        return NoRoom(sentence, error.free_bytes) if isinstance(error, NoRoom) else type(error)(sentence)
+
+    async def all(self, plans: Iterable[Plan], ask: Callable[[Plan, PeerId], Awaitable[None]]) -> list[Refusal]:
+        async def one(plan: Plan, peer: PeerId) -> Refusal | None:
+            try:
+                await ask(plan, peer)
+            except SwarmError as error:
+                free_bytes = error.free_bytes if isinstance(error, NoRoom) else None
+                return Refusal(peer, self.named(peer, error), free_bytes)
+            return None
+
+        results = await asyncio.gather(*(one(plan, peer) for plan in plans for peer in plan.peers()))
+        return [refusal for refusal in results if refusal is not None]
+
+
+async def _agree(talk: _Talk, plans: Sequence[Plan]) -> list[Refusal]:
+    """Offer, then commit; whoever refuses either. Unless nobody does, nothing is left behind at the others."""
     agreed = False
     try:
-        refusals = await _ask_all(view, plan, offer) or await _ask_all(view, plan, commit)
+        refusals = await talk.all(plans, talk.offer) or await talk.all(plans, talk.commit)
         agreed = not refusals
     finally:
         if not agreed:
-            await asyncio.shield(release(exchange, plan))
+            await asyncio.shield(asyncio.gather(*(release(talk.exchange, plan) for plan in plans)))
     return refusals
-
-
-async def _ask_all(view: View, plan: Plan, ask: Callable[[PeerId], Awaitable[None]]) -> list[Refusal]:
-    async def one(peer: PeerId) -> Refusal | None:
-        try:
-            await ask(peer)
-        except SwarmError as error:
-            return Refusal(peer, _named(view, peer, error))
-        return None
-
-    results = await asyncio.gather(*(one(peer) for peer in plan.peers()))
-    return [refusal for refusal in results if refusal is not None]
-
-
-def _named(view: View, peer: PeerId, error: SwarmError) -> SwarmError:
-    """The same error; its sentence says of whom it is."""
-    record = view.find(peer)
-    if record is None or record.name in str(error):
-        return error
-    return type(error)(f"{record.name}: {error}")
-
-
-def _left_s(deadline: float) -> float:
-    return max(0.001, deadline - monotonic())
 
 
 async def release(exchange: Exchange, plan: Plan) -> None:
@@ -127,10 +197,22 @@ async def renew(exchange: Exchange, plan: Plan, timeout_s: float) -> None:
     await asyncio.gather(*calls)
 
 
-def _without(view: View, peers: set[PeerId]) -> View:
-    return replace(view, peers=tuple(seen for seen in view.peers if seen.record.id not in peers))
+def _corrected(view: View, refusals: Sequence[Refusal]) -> View:
+    """The view with the room that was found; without those who refused for another reason."""
+    by_peer = {seen.record.id: [r.free_bytes for r in refusals if r.peer == seen.record.id] for seen in view.peers}
+    peers = []
+    for seen in view.peers:
+        found = by_peer[seen.record.id]
+        known = [free_bytes for free_bytes in found if free_bytes is not None]
+        if not found:
+            peers.append(seen)
+        elif len(known) == len(found) and min(known) < seen.record.profile.memory_free_bytes:
+            profile = replace(seen.record.profile, memory_free_bytes=min(known))
+            peers.append(replace(seen, record=replace(seen.record, profile=profile)))
+    return replace(view, peers=tuple(peers))
 
 
 def _refused(errors: Sequence[SwarmError]) -> SwarmError:
     """All reasons as one error, of the first one's class."""
-    return type(errors[0])(" ".join(dict.fromkeys(map(str, errors))))
+    kind = Declined if isinstance(errors[0], NoRoom) else type(errors[0])
+    return kind(" ".join(dict.fromkeys(map(str, errors))))

@@ -12,36 +12,43 @@ import logging
 import platform
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
-from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
 from swarm import measure, rotation
 from swarm.access import Access
-from swarm.background import in_daemon_thread
+from swarm.background import logged
+from swarm.bench import Bench, bench
 from swarm.dataflow import Dataflow
+from swarm.door import open_door
 from swarm.entrance import OPEN_WARNING
-from swarm.errors import AddressInUse, NoPeers, SwarmError, UsageError
+from swarm.errors import SwarmError, UsageError
 from swarm.exchange import Exchange
 from swarm.fetch import WeightsServer
 from swarm.gossip import Gossip
 from swarm.holdings import Holdings
 from swarm.host import Host
 from swarm.identity import Keyring
-from swarm.interfaces import lan_addresses
 from swarm.known import known_file
-from swarm.loading import Loader, Wish, quiet
+from swarm.loading import Contest, Loader, Wish, quiet
 from swarm.membership import Membership
+from swarm.order import Reports
+from swarm.plan import Candidate
+from swarm.portrait import Portrait
+from swarm.ranging import Ranging
 from swarm.secret import Secret
 from swarm.session import Session
+from swarm.sessions import Sessions
 from swarm.store import Store
-from swarm.transport import PROTOCOL, Hello, Links, Listener, Purpose, Router
+from swarm.survey import Survey
+from swarm.transport import PROTOCOL, Hello, Links, Purpose, Router
+from swarm.twins import Twins
 from swarm.types import Address, PeerId, PeerRecord, View
+from swarm.waiting import until_here
 from swarm.workshop import Progress
 
 if TYPE_CHECKING:
@@ -50,13 +57,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PORT = 4747
 LOAD_TIMEOUT_S = 600.0
-MEASURE_EVERY_S = 10.0
-LOOK_EVERY_S = 0.02
-MAX_TWINS = 8
-MAX_TWIN_PLACES = 4
-ALL_INTERFACES = "0.0.0.0"  # noqa: S104 - a peer is there for its whole LAN, unless told otherwise
+TRY_LINKS_S = 10.0
 
 
 class Peer:
@@ -133,9 +135,7 @@ class Peer:
         )
         self._on_secret = on_secret
         self._discovery: Discovery | None = None
-        self._twins: set[str] = set()
         self._stack = AsyncExitStack()
-        self._sessions: set[Session] = set()
         self._made_workshop: Workshop | None = None
 
     # Joining and leaving
@@ -150,19 +150,24 @@ class Peer:
 
     async def __aexit__(self, *exception: object) -> None:
         try:
-            await asyncio.gather(*(session.aclose() for session in tuple(self._sessions)))
+            await self._sessions.aclose()
         finally:
             await self._stack.aclose()
 
     async def _join(self) -> None:
         router = Router()
-        mine = await self._access.enter(self._stack, self._tell_of_twin)
+        self._twins = Twins(self._on_problem, lambda where: self._gossip.introduce(None, (where,)))
+        mine = await self._access.enter(self._stack, self._twins.met)
         self.id, self._tag, self._transport = mine.id, mine.tag, mine.transport
+        self._twins.me = self.id
         if self._tag is None:
             self._on_problem(OPEN_WARNING)
         self._links = Links(self._transport, self._hello, router, self._addresses_of)
         self._stack.push_async_callback(self._links.aclose)
-        addresses = await self._listen(router)
+        listener, addresses = await open_door(
+            self._transport, self._interfaces, self._port, self._hello("control"), router, self._links.register
+        )
+        self._stack.push_async_callback(listener.aclose)
         self._exchange = Exchange(self._hello("control"), self._links, router)
         self._membership = Membership(self._record(addresses))
         self._wire_up(router)
@@ -170,18 +175,19 @@ class Peer:
         await self._stack.enter_async_context(self._holdings.batcher)
         known = known_file(self._cache) if self._remember else None
         self._gossip = await self._stack.enter_async_context(
-            Gossip(self._membership, self._links, router, seeds=self._seeds, known=known, on_twin=self._visit_twin)
+            Gossip(self._membership, self._links, router, seeds=self._seeds, known=known, on_twin=self._twins.announced)
         )
+        await self._stack.enter_async_context(self._ranging)
         await self._announce(addresses)
         tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
         self._tasks = tasks
         background = [tasks.create_task(self._host.watch_leases()), tasks.create_task(self._watch_losses())]
         if not self._client:
-            background.append(tasks.create_task(self._measure()))
-        self._stack.callback(_cancel_all, background)
+            background.append(tasks.create_task(self._portrait.keep()))
+        self._stack.callback(lambda: [task.cancel() for task in background])
 
     def _wire_up(self, router: Router) -> None:
-        from swarm.strategies import choose
+        from swarm import strategies
 
         self._store = Store(self._cache / "tensors")
         self._holdings = Holdings(
@@ -191,31 +197,50 @@ class Peer:
             lambda: self._workshop,
             limit_bytes=self._memory_bytes,
             on_change=lambda names: self._gossip.update(holds=names),
+            on_progress=lambda: self._portrait.progressed(),  # noqa: PLW0108 - made below
         )
-        self._dataflow = Dataflow(self.id, self.name, self._exchange, self._holdings.run)
+        self._dataflow = Dataflow(
+            self.id,
+            self.name,
+            self._exchange,
+            self._holdings.run,
+            on_sent=lambda *sent: self._ranging.observe(*sent),  # noqa: PLW0108 - made below
+        )
         self._host = Host(self.name, self._exchange, self._holdings, self._dataflow, lambda: self._workshop)
-        for role in (self._dataflow, self._host, WeightsServer(self._store)):
+        self._portrait = Portrait(
+            self.name,
+            self._membership.me.profile,
+            self._holdings,
+            lambda: self._workshop,
+            lambda **changes: self._gossip.update(**changes),  # noqa: PLW0108 - gossip is entered later
+            self._on_problem,
+        )
+        self._ranging = Ranging(self._exchange, self.view, self._portrait.links_changed)
+        for role in (self._dataflow, self._host, WeightsServer(self._store), self._ranging):
             role.register(router)
-        self._loader = Loader(self._exchange, self._store, lambda: self._workshop, choose, self._addresses_of)
-        self._loader.register(router)
+        survey = Survey(self._exchange, lambda: self._workshop, self._holdings)
+        survey.register(router)
+        loader = Loader(
+            self._exchange,
+            self._store,
+            lambda: self._workshop,
+            strategies,
+            survey,
+            self._get_ready,
+            self._addresses_of,
+            Reports(),
+        )
+        loader.register(router)
+        self._sessions = Sessions(
+            loader,
+            self._exchange,
+            self._dataflow,
+            lambda: self._ranging.overlaid(self.view()),
+            self.changes,
+            lambda blueprint: self._workshop.interpreter(blueprint),  # noqa: PLW0108 - not loaded yet
+            self._spawn,
+        )
         rotation.listen(router, self._on_secret if self._tag is not None else None)  # in an open one anybody may say it
-
-    async def _listen(self, router: Router) -> tuple[Address, ...]:
-        """Open the door; the addresses at which others reach it."""
-        hosts = self._interfaces or (ALL_INTERFACES,)
-        listener = await self._open_door(hosts, DEFAULT_PORT if self._port is None else self._port, router)
-        self._stack.push_async_callback(listener.aclose)
-        return tuple(Address(host, listener.addresses[0].port) for host in self._interfaces or lan_addresses())
-
-    async def _open_door(self, hosts: Sequence[str], port: int, router: Router) -> Listener:
-        try:
-            addresses = [Address(host, port) for host in hosts]
-            return await self._transport.listen(addresses, self._hello("control"), router, self._links.register)
-        except AddressInUse:
-            if self._port is not None:
-                raise
-        addresses = [Address(host, 0) for host in hosts]
-        return await self._transport.listen(addresses, self._hello("control"), router, self._links.register)
 
     def _hello(self, purpose: Purpose) -> Hello:
         return Hello(PROTOCOL, self.id, self.name, purpose, self._start)
@@ -235,24 +260,9 @@ class Peer:
             on_found=self._gossip.introduce,
             on_moved=lambda hosts: self._gossip.update(addresses=tuple(Address(host, port) for host in hosts)),
             on_problem=self._on_problem,
-            on_twin=self._visit_twin,
+            on_twin=self._twins.announced,
         )
         await self._stack.enter_async_context(self._discovery)
-
-    def _visit_twin(self, addresses: tuple[Address, ...]) -> None:
-        """Anybody on the LAN can announce this peer's id; a twin is who proves, when dialled, that it has its key."""
-        for address in addresses[:MAX_TWIN_PLACES]:
-            self._gossip.introduce(None, (address,))
-
-    def _tell_of_twin(self, addresses: tuple[Address, ...]) -> None:
-        hosts = {address.host for address in addresses} or {"Another device"}
-        if hosts <= self._twins or len(self._twins) >= MAX_TWINS:
-            return
-        self._twins |= hosts
-        self._on_problem(
-            f"{', '.join(sorted(hosts))} runs with this peer's own key ({self.id[:8]}): the configuration of one was "
-            "copied to the other. Stop swarm on one of the two, and start it there with `swarm join --new-identity`."
-        )
 
     def _record(self, addresses: tuple[Address, ...]) -> PeerRecord:
         profile = measure.profile(self._device, self._threads, self._memory_bytes)
@@ -276,26 +286,7 @@ class Peer:
         :param settle_s: and once nobody new has come for so long.
         :raises NoPeers: they are not here when `timeout_s` is over.
         """
-        deadline, calm_since, seen = monotonic() + timeout_s, monotonic(), -1
-        while True:
-            others = [host for host in self.view().hosts() if host.id != self.id]
-            if len(others) != seen:
-                seen, calm_since = len(others), monotonic()
-            enough = not self.view().missing(names) if names else len(others) >= count
-            if enough and monotonic() - calm_since >= settle_s:
-                return self.view()
-            if monotonic() >= deadline:
-                break
-            await asyncio.sleep(LOOK_EVERY_S)
-        if enough:
-            return self.view()
-        missing = self.view().missing(names)
-        who = f"No peer named {', '.join(missing)}" if missing else "No other peer"
-        raise NoPeers(
-            f"{who} was seen within {timeout_s:g} s. Start `swarm join` on the other devices, name one with "
-            "--peer HOST:PORT if multicast does not reach it, or use --strategy local to work alone. "
-            "`swarm doctor` says why peers are not seen."
-        )
+        return await until_here(self.view, names, count, settle_s, timeout_s)
 
     @property
     def strangers(self) -> int:
@@ -331,21 +322,52 @@ class Peer:
         :param split: block indices to cut before, or names of cuts.
         :param peers: names or ids; only these, in this order.
         :param weights: `pretrained`, `random:SEED`, or a safetensors file.
-        :param wire: dtype of tensors between peers; float32 by default.
-        :param goal: what to be good at; `latency` for now.
+        :param wire: dtype of tensors between peers; by default float32 or float16, whichever is faster on each link.
+        :param goal: what to be good at: `latency`, `throughput`, `memory`, or `survive=K`.
         :raises SwarmError: no plan was found or agreed on; the sentence says why.
         """
         wish = Wish(model, strategy, split, peers, weights, wire, goal)
-        plan, blueprint = await self._loader.load(wish, self.view(), timeout_s, progress)
-        session = Session(plan, self._exchange, self._dataflow, self._workshop.interpreter(blueprint), self._forget)
-        self._sessions.add(session)
-        session.keeper = self._tasks.create_task(session.keep_leases())
-        return session
+        return await self._sessions.load(wish, timeout_s, progress)
 
-    def _forget(self, session: Session) -> None:
-        self._sessions.discard(session)
-        if session.keeper is not None:
-            session.keeper.cancel()
+    async def plan(
+        self,
+        model: str,
+        weights: str = "pretrained",
+        wire: str | None = None,
+        goal: str = "latency",
+        *,
+        timeout_s: float = LOAD_TIMEOUT_S,
+        progress: Progress = quiet,
+    ) -> Contest:
+        """Every way to run `model` now, with what each would cost and why it is not the best; nothing is loaded.
+
+        The parameters are those of `load`, and so are the errors.
+        """
+        wish = Wish(model, "auto", None, None, weights, wire, goal)
+        return await self._sessions.plan(wish, timeout_s, progress)
+
+    async def open(
+        self, contest: Contest, candidate: Candidate, *, timeout_s: float = LOAD_TIMEOUT_S, progress: Progress = quiet
+    ) -> Session:
+        """A session that runs as this candidate says, for as long as that goes; to compare it with its prediction."""
+        return await self._sessions.open(contest, candidate, timeout_s, progress)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._tasks.create_task(logged(work))
+
+    async def bench(self, model: str | None = None, *, progress: Progress = quiet) -> Bench:
+        """Measure this device anew, its links, and the stages of `model`; seconds, up to a minute on a small device."""
+        parts = self._portrait, self._ranging, self._workshop, self._holdings
+        return await bench(*parts, self.view(), model, progress)
+
+    async def _get_ready(self, others: Sequence[PeerId], takes_part: bool) -> None:
+        """Know the ways to these peers, and how fast this device is if it may compute, before a plan is made."""
+        await self._ranging.measure(others, TRY_LINKS_S)
+        if takes_part:
+            try:
+                await self._portrait.measured()
+            except SwarmError as error:
+                log.info("this device takes no part in plans: %s", error)
 
     # Beside
 
@@ -370,27 +392,3 @@ class Peer:
                 self._dataflow.lost(peer, before[peer])
                 self._host.lost(peer)
             before = here
-
-    async def _measure(self) -> None:
-        """Tell the swarm how fast this device is and what memory is free; load torch before it is needed.
-
-        A device that cannot compute stays as a client: it may ask, and nobody plans with it.
-        """
-        profile, work = self._membership.me.profile, measure.Work(self._holdings.batcher)
-        await asyncio.to_thread(lambda: self._workshop)  # importing it reads files
-        try:
-            profile = replace(profile, flops_per_s={"float32": await self._workshop.flops_per_s()})
-            await in_daemon_thread(self._workshop.warm)
-        except (SwarmError, ImportError, OSError, RuntimeError) as error:
-            self._on_problem(f"{self.name} cannot compute on {self._device}, so nobody will plan with it: {error}")
-            self._gossip.update(client=True)
-            return
-        while True:
-            profile = measure.with_free_memory(profile, self._holdings.free_bytes)
-            self._gossip.update(profile=profile, load=work.load())
-            await asyncio.sleep(MEASURE_EVERY_S)
-
-
-def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()

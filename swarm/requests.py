@@ -68,6 +68,7 @@ class Requests:
         """`peer` says that a request cannot go on; only a peer of its plan is believed."""
         pending = self._pending.get((plan_id, number))
         if pending is not None and peer in pending.plan.peers():
+            error.reporter = peer
             _fail(pending, error)
 
     def lost(self, peer: PeerId, name: str) -> None:

@@ -32,3 +32,5 @@ class Result:
     answer_wire_s: float
     """What the way back from the last step took."""
     answer_bytes: int
+    attempts: int = 1
+    """How often it was asked: more than once when a peer was lost under it, or was late."""

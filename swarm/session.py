@@ -1,4 +1,4 @@
-"""A plan that is loaded and ready to answer."""
+"""A model that is loaded and ready to answer, and stays so while devices come and go."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
-from swarm.dataflow import Dataflow
+from swarm.answering import Answering
 from swarm.errors import DeadlineExceeded, SwarmError
-from swarm.exchange import Exchange
-from swarm.host import LEASE_S
-from swarm.negotiation import release, renew
+from swarm.healing import Healer
 from swarm.plan import Plan
 from swarm.result import Label, Result
 from swarm.types import Array
 
 DEADLINE_S = 60.0
-RETRY_S = 1.0
 
 
 class Interpreter(Protocol):
@@ -30,47 +27,34 @@ class Interpreter(Protocol):
 class Session:
     """`result = await session(pictures)`; any number of calls at once. `aclose` gives the peers their memory back.
 
-    Made by `Peer.load`.
+    A peer that is lost costs a request time, not its answer: the input is kept, and asked again on a standby or on a
+    new plan until the deadline. Made by `Peer.load`.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        exchange: Exchange,
-        dataflow: Dataflow,
-        interpreter: Interpreter,
-        on_close: Callable[[Session], None],
-    ):
-        self._plan = plan
-        self._exchange = exchange
-        self._dataflow = dataflow
+    def __init__(self, healer: Healer, interpreter: Interpreter, on_close: Callable[[Session], None]) -> None:
+        self._healer = healer
+        self._answering = Answering(healer)
         self._interpreter = interpreter
         self._on_close = on_close
-        self._kept_until_s = monotonic() + LEASE_S
-        self._broken: SwarmError | None = None
         self._closed = False
-        self.keeper: asyncio.Task[None] | None = None
-        """The task that renews the leases; made by whoever owns tasks."""
-        dataflow.install(plan)
 
     @property
     def plan(self) -> Plan:
-        return self._plan
+        """The one in use; another one after a loss, or when a better one was found."""
+        return self._healer.plan
 
     async def __call__(self, x: Any, *, deadline_s: float = DEADLINE_S) -> Result:
         """Answer a batch within `deadline_s` seconds.
 
-        :param x: float32 `[B, C, H, W]`, one PIL image, one path, or a list of either.
+        :param x: float32 `[B, C, H, W]`, or uint8 for raw pixels; one PIL image, one path, or a list of either.
         :raises BadInput: an unreadable picture or a wrong shape.
-        :raises PeerLost: a peer of the plan went away.
+        :raises PeerError: peers went away, and no other plan could be had.
         :raises DeadlineExceeded: no answer in time.
         """
         if self._closed:
             raise SwarmError("This session is closed; load the model again.")
-        if self._broken is not None:
-            raise type(self._broken)(str(self._broken))  # a fresh one: an error collects what it passes through
         began = monotonic()
-        outcome = await self._dataflow.ask(self._plan, await self._input(x, deadline_s), began + deadline_s)
+        outcome, attempts = await self._answering.answer(await self._input(x, deadline_s), began + deadline_s)
         return Result(
             outcome.output,
             tuple(tuple(Label(*pair) for pair in row) for row in self._interpreter.labels(outcome.output)),
@@ -79,6 +63,7 @@ class Session:
             monotonic() - began,
             outcome.answer_wire_s,
             outcome.answer_bytes,
+            attempts,
         )
 
     async def _input(self, x: Any, deadline_s: float) -> Array:
@@ -90,28 +75,13 @@ class Session:
                 f"The input was not read within {deadline_s:g} s; is its disk or network slow?"
             ) from None
 
-    async def keep_leases(self) -> None:
-        """Renew the leases, again and again if need be, until one is really over; runs beside the session."""
-        error: SwarmError | None = None
-        while error is None or monotonic() < self._kept_until_s:
-            await asyncio.sleep(LEASE_S / 3 if error is None else RETRY_S)
-            asked_s = monotonic()
-            try:
-                await renew(self._exchange, self._plan, LEASE_S / 3)
-            except SwarmError as refusal:
-                error = refusal
-            else:
-                error, self._kept_until_s = None, asked_s + LEASE_S
-        self._broken = error
-
     async def aclose(self) -> None:
         """Release the parts; idempotent, and bounded in time."""
         if self._closed:
             return
         self._closed = True
         self._on_close(self)
-        self._dataflow.remove(self._plan.id)
-        await release(self._exchange, self._plan)
+        await self._healer.aclose()
 
     async def __aenter__(self) -> Session:
         return self

@@ -34,6 +34,7 @@ Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 Rate = Annotated[float, Meta(ge=0, le=1e18)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Dimension = Annotated[int, Meta(ge=0, le=2**31)]
 
@@ -50,6 +51,9 @@ DTYPE_BYTES: Mapping[str, int] = {
     "int64": 8,
 }
 """Bytes per element of each dtype that parameters and tensors may have."""
+
+RAW_PICTURE = "uint8"
+"""The dtype in which pictures travel to the first step, one byte for each pixel and channel; it normalises them."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -101,12 +105,16 @@ class Door(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PeerLoad:
-    """How busy a peer is; both numbers are rounded, so that rest is silent."""
+    """How busy a peer is; all numbers are rounded, so that rest is silent."""
 
     queued: Count = 0
     """Requests that wait for its parts."""
-    busy: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    busy: Fraction = 0.0
     """The share of the last seconds in which its parts computed."""
+    loading: Annotated[Mapping[Annotated[str, Meta(max_length=512)], Fraction], Meta(max_length=64)] = field(
+        default_factory=dict
+    )
+    """Parts on their way into its memory, by name, and how much of each is there, in tenths."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from swarm.plan import Part
@@ -61,4 +61,15 @@ class Workshop(Protocol):
         self, blueprint: Any, part: Part, digests: Sequence[str], locate: Callable[[str], Location]
     ) -> RunnablePart:
         """Blocking; called in the worker thread."""
+        ...
+
+    async def time_stages(
+        self, blueprint: Any, in_worker: Callable[[Callable[[], Any]], Awaitable[Any]], free_bytes: int | None = None
+    ) -> tuple[float, ...] | None:
+        """Seconds of one sample in each stage, as real runs have it by now; what was never timed on this device is
+        timed in the worker thread, within `free_bytes` of memory. None where that is impossible."""
+        ...
+
+    def learn(self, part: Part, rows: int, seconds: float) -> None:
+        """A real run of a part with so many samples took so long. Microseconds; called in the worker thread."""
         ...

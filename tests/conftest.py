@@ -6,12 +6,17 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 from blockbuster import BlockBuster
+
+if TYPE_CHECKING:
+    from tests.lab import Lab
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -85,3 +90,12 @@ def _loop_never_blocks(request: pytest.FixtureRequest, _blockbuster: BlockBuster
     _blockbuster.activate()
     yield
     _blockbuster.deactivate()
+
+
+@pytest.fixture
+def make_lab() -> Iterator[Callable[..., Lab]]:
+    """`make_lab(presets.hetero, homes=True)`: emulated devices until the test ends, or a skip with the reason."""
+    from tests.lab import Lab
+
+    with ExitStack() as stack:
+        yield lambda devices, **options: stack.enter_context(Lab(devices, **options))

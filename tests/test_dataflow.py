@@ -15,9 +15,8 @@ import pytest
 
 from swarm import dataflow, tensors
 from swarm.errors import BadInput, DeadlineExceeded, MalformedFrame, Overloaded, PeerLost, SwarmError
-from swarm.negotiation import negotiate
 from swarm.plan import Part, Plan
-from tests.toy import Node, chain_of, offer_of, swarm_of, view_of
+from tests.toy import Node, agree, chain_of, swarm_of
 
 
 def ones(rows: int = 1) -> Any:
@@ -27,7 +26,7 @@ def ones(rows: int = 1) -> Any:
 async def loaded(me: Node, *nodes: Node, **more: Any) -> Plan:
     plan = chain_of(me, *nodes, **more)
     me.dataflow.install(plan)
-    return await negotiate(me.exchange, view_of(me, *nodes), lambda view: plan, offer_of, timeout_s=10)
+    return await agree(me, plan, *nodes)
 
 
 def held(go: threading.Event) -> Callable[[Part], None]:

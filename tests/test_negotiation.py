@@ -17,16 +17,12 @@ from swarm.negotiation import negotiate, release, renew
 from swarm.plan import Answer, Edge, Plan
 from swarm.transport import Call, Reply
 from swarm.types import PeerId, TensorSpec, View
-from tests.toy import DIGESTS, Node, chain_of, offer_of, swarm_of, view_of
+from tests.toy import DIGESTS, Node, agree, chain_of, offer_of, swarm_of, view_of
 
 
 @pytest.fixture
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "LEASE_S", 2.0)
-
-
-async def agree(me: Node, plan: Plan, *others: Node) -> Plan:
-    return await negotiate(me.exchange, view_of(me, *others), lambda view: plan, offer_of, timeout_s=10)
 
 
 async def eventually(condition: Any) -> None:
@@ -62,12 +58,12 @@ async def test_after_a_decline_the_plan_is_made_again_without_that_peer(tmp_path
     async with swarm_of(tmp_path, "me", "ant", "bee", "cat", bee=16) as [me, ant, bee, cat]:
         seen: list[list[str]] = []
 
-        def propose(view: View) -> Plan:
+        def propose(view: View) -> list[Plan]:
             here = [record.id for record in view.alive() if record.id != "me"]
             seen.append(list(here))
-            return chain_of(me, *(node for node in (ant, bee, cat) if node.id in here[:2]))
+            return [chain_of(me, *(node for node in (ant, bee, cat) if node.id in here[:2]))]
 
-        plan = await negotiate(me.exchange, view_of(me, ant, bee, cat), propose, offer_of, timeout_s=10)
+        [plan] = await negotiate(me.exchange, view_of(me, ant, bee, cat), propose, offer_of, timeout_s=10)
         assert seen == [["ant", "bee", "cat"], ["ant", "cat"]]
         assert [step.peers for step in plan.steps] == [("ant",), ("cat",)]
 
@@ -76,7 +72,7 @@ async def test_a_peer_that_cannot_be_reached_counts_as_a_refusal(tmp_path: Path)
     async with swarm_of(tmp_path, "me", "ant") as [me, ant]:
         plan = replace(chain_of(me, ant), steps=(replace(chain_of(me, ant).steps[0], peers=(PeerId("ghost"),)),))
         with pytest.raises(PeerUnreachable, match="ghost"):
-            await negotiate(me.exchange, view_of(me, ant), lambda view: plan, offer_of, timeout_s=3)
+            await negotiate(me.exchange, view_of(me, ant), lambda view: [plan], offer_of, timeout_s=3)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +185,7 @@ async def test_wrong_bytes_from_one_source_are_thrown_away_and_the_next_is_asked
         def with_eve_first(plan: Plan, peer: PeerId) -> Any:
             return offer_of(plan, peer, eve.id, me.id)
 
-        await negotiate(me.exchange, view_of(me, ant), lambda view: plan, with_eve_first, timeout_s=10)
+        await agree(me, plan, ant, offer=with_eve_first)
         outcome = await me.dataflow.ask(plan, np.zeros((1, 4), np.float32), monotonic() + 5)
         assert asked
         assert outcome.output.tolist() == [[1111] * 4]
@@ -199,7 +195,7 @@ async def test_weights_that_nobody_has_end_the_agreement_with_the_reasons(tmp_pa
     async with swarm_of(tmp_path, "me", "ant", "poor") as [_, ant, poor]:
         plan = chain_of(poor, ant)
         with pytest.raises(WeightsError, match="not on this device"):
-            await negotiate(poor.exchange, view_of(poor, ant), lambda view: plan, offer_of, timeout_s=10)
+            await agree(poor, plan, ant)
         await eventually(lambda: not ant.host._leases)
 
 
@@ -256,10 +252,10 @@ async def test_a_peer_that_fails_to_load_is_left_out_of_the_next_plan(tmp_path: 
         def first(nodes: Any) -> Any:
             return next(iter(nodes))
 
-        plan = await negotiate(
+        [plan] = await negotiate(
             me.exchange,
             view_of(me, ant, bee),
-            lambda view: chain_of(me, first(node for node in (ant, bee) if view.find(node.id))),
+            lambda view: [chain_of(me, first(node for node in (ant, bee) if view.find(node.id)))],
             offer_of,
             timeout_s=10,
         )

@@ -7,7 +7,7 @@ parts ran, in which order, with whose weights.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -18,14 +18,19 @@ import numpy as np
 
 from swarm import schema
 from swarm.dataflow import Dataflow
-from swarm.errors import CannotSplit, WeightsError
+from swarm.errors import CannotSplit, NoFit, WeightsError
 from swarm.exchange import Exchange
 from swarm.fetch import WeightsServer
+from swarm.healing import Healer
 from swarm.holdings import Holdings
 from swarm.host import Host
-from swarm.plan import INPUT, OUTPUT, Goal, Offer, Part, Plan, weights_digest
+from swarm.negotiation import MakeOffer, negotiate
+from swarm.order import Order, Reports
+from swarm.plan import INPUT, OUTPUT, Candidate, Estimate, Goal, Offer, Part, Plan, StepEstimate, weights_digest
+from swarm.session import Session
 from swarm.store import Store
 from swarm.strategies.chain import chain
+from swarm.survey import Survey
 from swarm.transport import PROTOCOL, Hello, Links, Purpose, Router
 from swarm.transport.memory import MemoryNetwork, MemoryTransport
 from swarm.types import (
@@ -34,10 +39,12 @@ from swarm.types import (
     Location,
     ModelProfile,
     PeerId,
+    PeerProfile,
     PeerRecord,
     PeerState,
     PeerView,
     Stage,
+    TensorRef,
     TensorSpec,
     View,
 )
@@ -77,12 +84,21 @@ class ToyWorkshop:
 
     blueprint: ToyBlueprint = field(default_factory=ToyBlueprint)
     before_run: Callable[[Part], None] = lambda part: None
+    stage_s: tuple[float, ...] = ()
 
     async def study(self, model: str, progress: object = None) -> ToyBlueprint:
         return self.blueprint
 
     async def resolve(self, blueprint: ToyBlueprint, source: str, progress: object = None) -> Any:
         raise WeightsError("The toy's weights are where the test put them.")
+
+    async def time_stages(
+        self, blueprint: ToyBlueprint, in_worker: object, free_bytes: int | None = None
+    ) -> tuple[float, ...]:
+        return self.stage_s
+
+    def learn(self, part: Part, rows: int, seconds: float) -> None:
+        return
 
     def build(
         self, blueprint: ToyBlueprint, part: Part, digests: Sequence[str], locate: Callable[[str], Location]
@@ -115,7 +131,10 @@ class Node:
         self.host = Host(name, self.exchange, self.holdings, self.dataflow, lambda: self.workshop)
         for role in (self.dataflow, self.host, WeightsServer(self.store)):
             role.register(self.router)
-        self.router.add("progress", lambda channel, call: None)
+        self.reports = Reports()
+        self.router.add("progress", self.reports.take)
+        self.survey = Survey(self.exchange, lambda: self.workshop, self.holdings)
+        self.survey.register(self.router)
 
     def hello(self, purpose: Purpose) -> Hello:
         return Hello(PROTOCOL, self.id, self.id, purpose)
@@ -128,11 +147,19 @@ class Node:
                 [self.address], self.hello("control"), self.router, self.links.register
             )
             stack.push_async_callback(listener.aclose)
+            self._die = listener.aclose
             await stack.enter_async_context(self.dataflow)
             await stack.enter_async_context(self.holdings.batcher)
             watch = asyncio.create_task(self.host.watch_leases())
             stack.callback(watch.cancel)
             yield self
+
+    async def die(self) -> None:
+        """As a killed process: nobody listens, every connection breaks."""
+        await self._die()
+        for channel in self.links.channels():
+            channel.abort()
+        await self.links.aclose()
 
     def own_weights(self) -> None:
         """Put all of the toy's tensors into this node's store."""
@@ -178,3 +205,101 @@ def offer_of(plan: Plan, peer: PeerId, *sources: PeerId) -> tuple[dict[str, Any]
     fragment = plan.fragment(peer)
     digests = b"".join(bytes.fromhex(digest) for step in fragment.steps for digest in digests_of(step.part))
     return schema.pack(Offer(fragment, {}, sources or (plan.requester,))), digests
+
+
+async def agree(me: Node, plan: Plan, *others: Node, offer: MakeOffer = offer_of) -> Plan:
+    """Negotiate this very plan, or raise why not."""
+    await negotiate(me.exchange, view_of(me, *others), lambda view: [plan], offer, timeout_s=10)
+    return plan
+
+
+class Swarm:
+    """The view that membership would give `me`: who is here, who is gone. Planning shares the toy evenly, in order,
+    over the first `width` of the others that are alive, or runs it on `me` when there are none."""
+
+    def __init__(self, me: Node, *others: Node, width: int = 2) -> None:
+        self.me = me
+        self.nodes = {node.id: node for node in (me, *others)}
+        self.width = width
+        self.gone: set[PeerId] = set()
+        self.fast: set[PeerId] = set()
+        """These are planned with first, and make a plan ten times better."""
+        self._changed = asyncio.Event()
+
+    def view(self) -> View:
+        states = ((PeerState.DEAD if peer in self.gone else PeerState.ALIVE, peer) for peer in sorted(self.nodes))
+        profile = PeerProfile(memory_free_bytes=10**9)
+        records = ((PeerRecord(p, p, (), 1, client=p == self.me.id, profile=profile), state) for state, p in states)
+        return View(self.me.id, tuple(PeerView(record, state) for record, state in records))
+
+    async def views(self) -> AsyncIterator[View]:
+        while True:
+            changed = self._changed
+            yield self.view()
+            await changed.wait()
+
+    def change(self, *, gone: Sequence[Node] = (), back: Sequence[Node] = (), joined: Sequence[Node] = ()) -> None:
+        self.gone = (self.gone | {node.id for node in gone}) - {node.id for node in back}
+        self.nodes |= {node.id: node for node in joined}
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def choose(self, name: str, model: ModelProfile, view: View, goal: Goal) -> Candidate:
+        hosts = sorted((r.id for r in view.hosts() if r.id != self.me.id), key=lambda p: (p not in self.fast, p))
+        groups = [hosts[i : i + self.width] for i in range(0, len(hosts), self.width)] or [[self.me.id]]
+        if len(groups) <= goal.survive:
+            raise NoFit("Too few for that.")
+        plans = [self._planned(model, view, group) for group in groups[: goal.survive + 1]]
+        return Candidate("toy", plans[0], tuple(plans[1:]))
+
+    def _planned(self, model: ModelProfile, view: View, group: Sequence[PeerId]) -> Plan:
+        plan = chain_of(self.me, *(self.nodes[peer] for peer in group))
+        return replace(plan, estimate=self.predict(plan, model, view))
+
+    def predict(self, plan: Plan, model: ModelProfile, view: View) -> Estimate:
+        factor = 0.1 if self.fast & set(plan.peers()) else 1.0
+        steps = tuple(StepEstimate(step.id, 1e-3, 1e-3, 0.0, 16) for step in plan.steps)
+        return Estimate(factor * 1e-3 * len(steps), 1e3, 16, {}, 0, steps)
+
+    def contest(self, model: ModelProfile, view: View, goal: Goal) -> Sequence[Candidate]:
+        return [self.choose("toy", model, view, goal)]
+
+    def order(self, goal: Goal = GOAL) -> Order:
+        me = self.me
+        refs = {name: TensorRef(name, (4,), "float32", digest) for name, digest in DIGESTS.items()}
+        manifest = ToyManifest(refs)
+        return Order(
+            me.workshop.blueprint, manifest, "auto", goal, me.exchange, self, me.survey, me.reports, lambda peer: ()
+        )
+
+
+@dataclass(frozen=True)
+class ToyManifest:
+    refs: Mapping[str, TensorRef]
+    digest: str = ""
+    locations: Mapping[str, Location] = field(default_factory=dict)
+
+
+class Plain:
+    """Takes arrays as they are, and gives their sums as labels."""
+
+    async def input(self, x: Any) -> Array:
+        if isinstance(x, str):
+            await asyncio.sleep(3600)
+        return np.asarray(x, np.float32)
+
+    def labels(self, output: Array) -> list[list[tuple[str, float]]]:
+        return [[("sum", float(row.sum()))] for row in output]
+
+
+@asynccontextmanager
+async def session_of(swarm: Swarm, goal: Goal = GOAL) -> AsyncIterator[Session]:
+    """A session over the swarm, as `Peer.load` makes it, with what keeps it alive."""
+    me, order = swarm.me, swarm.order(goal)
+    async with asyncio.TaskGroup() as tasks:
+        healer = Healer(order, me.exchange, me.dataflow, swarm.view, tasks.create_task)
+        healer.begin(await order.agree(swarm.view(), 10, lambda what, fraction: None))
+        keeper = tasks.create_task(healer.run(swarm.views()))
+        async with Session(healer, Plain(), lambda closed: None) as session:
+            yield session
+        keeper.cancel()

@@ -231,6 +231,51 @@ def run(model: str, images: tuple[str, ...], split: str | None, on: str | None, 
     command.run(_client(**more), wish, as_json=json)
 
 
+@app.command(short_help="Compare the ways to run a model here, and say why.")
+@click.argument("model")
+@_flag("--goal", "latency, throughput, memory, or survive=K.", default="latency")
+@_flag("--run", "Run every way so many times, and show what it really takes.", type=click.IntRange(min=0), default=0)
+@_flag("--weights", "pretrained, random:SEED, or a safetensors file.", default="pretrained")
+@_flag("--wire", "Dtype between peers: float32, float16, bfloat16 or int8.", metavar="DTYPE")
+@_flag("--deadline", "Seconds for each request.", type=Seconds(0.001), default=60.0)
+@_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=3.0)
+@NETWORK
+@TRUST
+@COMPUTE
+@OUTPUT
+def plan(model: str, json: bool, **more: Any) -> None:
+    """Show every way to run MODEL with the devices that are here: what it would cost, and why it is not the best."""
+    from swarm.cli import plan as command
+    from swarm.cli.entry import alone
+
+    keys = {
+        "goal": "goal",
+        "run": "run",
+        "weights": "weights",
+        "wire": "wire",
+        "deadline": "deadline_s",
+        "wait": "wait_s",
+    }
+    wish = command.Wish(model=model, **{name: more.pop(flag) for flag, name in keys.items()})
+    command.run(_client(**alone(more)), wish, as_json=json)
+
+
+@app.command(short_help="Measure this device and its links.")
+@click.argument("model", required=False)
+@_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=3.0)
+@_flag("--device", "Where parts run, such as cpu or cuda:0.", default="cpu")
+@NETWORK
+@TRUST
+@COMPUTE
+@OUTPUT
+def bench(model: str | None, wait: float, json: bool, **more: Any) -> None:
+    """Measure this device and its links anew, keep the figures, print them; with MODEL also the time of its stages."""
+    from swarm.cli import bench as command
+    from swarm.cli.entry import alone
+
+    command.run(_client(**alone(more)), model, wait, as_json=json)
+
+
 @app.command(short_help="Show a whole swarm on this one machine.")
 @OUTPUT
 def demo(json: bool) -> None:

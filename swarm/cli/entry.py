@@ -15,13 +15,13 @@ from swarm import entrance
 from swarm.accepting import accept
 from swarm.background import in_daemon_thread
 from swarm.cli.show import note, say
+from swarm.door import DEFAULT_PORT
 from swarm.entrance import Held
 from swarm.errors import BadInput, NotInvited, UsageError, WrongCode
 from swarm.identity import Keyring
 from swarm.interfaces import is_own, lan_addresses
 from swarm.known import known_file, write_known
 from swarm.pairing import Code
-from swarm.peer import DEFAULT_PORT
 from swarm.secret import Secret
 from swarm.types import Address
 

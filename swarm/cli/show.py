@@ -92,7 +92,8 @@ def trace_json(result: Result) -> list[dict[str, Any]]:
 
 
 def trace_table(results: list[Result], title: str) -> Any:
-    """Where the time of requests went: one row a step, the mean over all of them."""
+    """Where the time of requests went: one row a step, the mean over all that went the way of the last one."""
+    results = [result for result in results if _way(result) == _way(results[-1])]
     cells = [
         (
             steps[0].step,
@@ -107,6 +108,10 @@ def trace_table(results: list[Result], title: str) -> Any:
     back_s = fmean(result.answer_wire_s for result in results)
     cells.append(("answer", "here", milliseconds(back_s), "", "", kibibytes(fmean(r.answer_bytes for r in results))))
     return table(("step", "peer", "wire", "queue", "compute", "received"), cells, title)
+
+
+def _way(result: Result) -> list[tuple[str, str]]:
+    return [(step.step, step.peer) for step in result.trace]
 
 
 def milliseconds(seconds: float) -> str:

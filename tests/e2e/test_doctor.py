@@ -21,7 +21,7 @@ from swarm.secret import Secret
 from swarm.transport import PROTOCOL
 from swarm.types import Address
 from tests.e2e.command import SWARM, env, joined
-from tests.lab import Lab, _ip
+from tests.lab import Lab, ip
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.may_block("it watches processes")]
 
@@ -94,11 +94,11 @@ class Lan:
         return self.doctor(*flags, home=home, device=device, variables=variables)()
 
     def ip(self, device: int, *words: str) -> None:
-        _ip("-n", self.lab.namespace(device), *words)
+        ip("-n", self.lab.namespace(device), *words)
 
     def switch(self, device: int, *words: str) -> None:
         """Set a port of the switch."""
-        _ip("-n", self.lab._hub, "link", "set", f"p{device}", "type", "bridge_slave", *words)
+        ip("-n", self.lab.hub, "link", "set", f"p{device}", "type", "bridge_slave", *words)
 
     def sysctl(self, device: int, setting: str) -> None:
         argv = ["sysctl", "-q", "-w", setting]

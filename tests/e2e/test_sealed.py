@@ -36,7 +36,7 @@ with open(sys.argv[2], "wb", buffering=0) as file:
 @contextmanager
 def sniffing(lab: Lab, device: int, file: Path) -> Iterator[None]:
     """Write down what passes the switch's port of a device."""
-    inside = ["ip", "netns", "exec", lab._hub, sys.executable, "-c", SNIFFER, f"p{device}", str(file)]
+    inside = ["ip", "netns", "exec", lab.hub, sys.executable, "-c", SNIFFER, f"p{device}", str(file)]
     with subprocess.Popen(inside, stdout=subprocess.PIPE, text=True) as sniffer:
         assert sniffer.stdout is not None
         assert sniffer.stdout.readline() == "ready\n"

@@ -18,13 +18,12 @@ import numpy as np
 import pytest
 
 from swarm.errors import FrameTooLarge
-from swarm.negotiation import negotiate
 from swarm.plan import Plan
 from swarm.transport import Channel, Limits
 from swarm.transport.terms import Terms
 from swarm.wire import Buffer, Decoder, Frame, Kind, encode
 from tests.fuzz.frames import Sink, anything
-from tests.toy import Node, chain_of, offer_of, swarm_of, view_of
+from tests.toy import Node, agree, chain_of, offer_of, swarm_of
 
 FRAMES = 2500
 
@@ -60,7 +59,7 @@ async def converse(me: Node, ant: Node) -> list[Frame]:
 async def load(me: Node, ant: Node, name: str) -> Plan:
     plan = chain_of(me, ant, plan_id=name)
     me.dataflow.install(plan)
-    return await negotiate(me.exchange, view_of(me, ant), lambda view: plan, offer_of, timeout_s=10)
+    return await agree(me, plan, ant)
 
 
 async def run(me: Node, plan: Plan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +14,8 @@ from swarm.membership.burial import BURIED_S, VISIBLE_S
 from swarm.membership.core import BURIED_DIAL_S, GIVE_WAY_S, MESH
 from swarm.membership.dialling import BACKOFF_S, LEAD_ATTEMPTS, MAX_DEAD_DIALS, MAX_DIALS, MAX_LEADS
 from swarm.membership.messages import Changes, News, Sync, Tell
-from swarm.membership.records import MAX_COUNT
-from swarm.types import Address, Door, PeerId, PeerLoad, PeerProfile, PeerState
+from swarm.membership.records import MAX_COUNT, weight_bytes
+from swarm.types import Address, Door, Link, PeerId, PeerLoad, PeerProfile, PeerState
 from tests.membership.company import ALIVE, DEAD, LEFT, SUSPECT, Company, a_record, all_of, an_id, says, sent, told
 
 
@@ -282,7 +283,22 @@ def test_no_more_connections_are_sought_than_a_mesh_takes() -> None:
         {"profile": PeerProfile(device="")},
         {"profile": PeerProfile(flops_per_s={"float32": float("nan")})},
         {"profile": PeerProfile(flops_per_s={str(i): 1.0 for i in range(33)})},
+        {"profile": PeerProfile(memory_bytes_per_s=float("inf"))},
+        {"profile": PeerProfile(step_s=-1.0)},
+        {"profile": PeerProfile(step_s=float("nan"))},
+        {"profile": PeerProfile(wire_elements_per_s={"int8": -1.0})},
+        {"profile": PeerProfile(wire_elements_per_s={"\x1b[2J": 1.0})},
+        {"profile": PeerProfile(wire_elements_per_s={str(i): 1.0 for i in range(33)})},
+        {"profile": PeerProfile(links={PeerId("somebody"): Link(0.001, 1e8)})},
+        {"profile": PeerProfile(links={an_id(1): Link(float("nan"), 1e8)})},
+        {"profile": PeerProfile(links={an_id(1): Link(0.001, 2e18)})},
+        {"profile": PeerProfile(links={an_id(1): Link(-0.001, 1e8)})},
+        {"profile": PeerProfile(links={an_id(i): Link(0.001, 1e8) for i in range(65)})},
         {"load": PeerLoad(busy=2.0)},
+        {"load": PeerLoad(busy=float("nan"))},
+        {"load": PeerLoad(loading={"a part": 1.5})},
+        {"load": PeerLoad(loading={"\x1b[2J": 0.5})},
+        {"load": PeerLoad(loading={str(i): 0.5 for i in range(65)})},
     ],
 )
 def test_hostile_records_are_passed_over(bad: dict[str, Any]) -> None:
@@ -303,6 +319,21 @@ def test_hostile_records_are_passed_over(bad: dict[str, Any]) -> None:
     )
     if "version" not in bad and "incarnation" not in bad:
         assert company.it.view().find(an_id(2)) == a_record(2)
+
+
+def test_a_whole_profile_is_taken_in() -> None:
+    links = {an_id(i): Link(0.001, 1e8) for i in range(64)}
+    rates = {"float32": 1e12, "int8": 1e8}
+    profile = PeerProfile(memory_bytes_per_s=1e10, step_s=1e-4, wire_elements_per_s=rates, links=links)
+    company = Company(3)
+    company.tell(1, all_of(a_record(7, profile=profile)))
+    assert company.it.view().find(an_id(7)) == a_record(7, profile=profile)
+
+
+def test_links_weigh_something() -> None:
+    links = {an_id(i): Link(0.001, 1e8) for i in range(64)}
+    light, heavy = a_record(7), a_record(7, profile=PeerProfile(links=links))
+    assert weight_bytes(heavy) - weight_bytes(light) >= len(msgspec.msgpack.encode(links))
 
 
 @pytest.mark.parametrize("claim", PeerState)

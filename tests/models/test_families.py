@@ -10,7 +10,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from swarm.models import timing
 from swarm.models.graph import TENSOR
+from swarm.models.kinds import representatives
+from swarm.models.parts import assemble
 from swarm.plan import INPUT, OUTPUT
 from tests.models.anatomies import Array, Specimen, take_apart
 
@@ -32,6 +35,20 @@ FAMILIES = {
     "tiny-residual": ["2", "3", "4"],
     "shared": ["inner.2", "inner.3", "inner.4"],
 }
+BLOCK_KINDS = {
+    "fashion-vit": 1,
+    "vit_tiny_patch16_224": 1,
+    "deit_tiny_distilled_patch16_224": 1,
+    "small-beit": 1,
+    "eva02_tiny_patch14_224": 1,
+    "swin_tiny_patch4_window7_224": 7,
+    "convnext_atto": 4,
+    "resnet18": 7,
+    "mixer_s32_224": 1,
+    "tiny-residual": 1,
+    "shared": 1,
+}
+"""How many kinds of blocks a model has: Swin's come in pairs of four sizes, the last of which has nothing to shift."""
 SHARED = ("again.", "rope.")
 """What several parts need: a module that runs twice, EVA-02's table of positions."""
 
@@ -106,6 +123,34 @@ def test_costs_add_up(specimen: Specimen) -> None:
         specimen.whole(torch.from_numpy(specimen.pictures(1)))
     counted = counter.get_total_flops()
     assert counted <= sum(stage.flops for stage in profile.stages) <= 1.2 * counted + 1000
+
+
+def test_blocks_that_do_the_same_are_of_one_kind(specimen: Specimen) -> None:
+    profile = specimen.blueprint.profile
+    kinds = {stage.name: stage.kind for stage in profile.stages}
+    if profile.name in BLOCK_KINDS:
+        assert len({kinds[name] for name in FAMILIES[profile.name] or ()}) == BLOCK_KINDS[profile.name]
+    stand_ins = representatives(profile.stages)
+    assert {profile.stages[index].kind for index in stand_ins} == set(kinds.values())
+    assert len(stand_ins) == len(set(kinds.values()))
+
+
+def test_no_stage_works_in_less_than_its_ends_take(specimen: Specimen) -> None:
+    profile = specimen.blueprint.profile
+    ends = [profile.input, *(stage.output for stage in profile.stages)]
+    for (before, after), stage in zip(pairwise(ends), profile.stages, strict=True):
+        assert 4 * (before.elements + after.elements) <= stage.working_bytes < 2**30
+
+
+def test_every_stage_can_be_timed_without_weights(specimen: Specimen) -> None:
+    """But not timed for long: one run shows that made-up values do."""
+    blueprint = specimen.blueprint
+    for index in representatives(blueprint.profile.stages):
+        part = timing._stage_part(blueprint, index)
+        run = assemble(blueprint, part, timing._made_up(blueprint, part, "cpu"), "cpu")
+        output = run(np.ones((1, *run.input.shape), np.float32))
+        assert output.shape[1:] == blueprint.profile.stages[index].output.shape
+        assert np.isfinite(output).all()
 
 
 def test_block_parts_hold_just_that_block(tmp_path: Path) -> None:

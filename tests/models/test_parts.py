@@ -15,10 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from swarm.errors import BadInput, CannotSplit, UsageError, WeightsError
+from swarm.errors import BadInput, CannotSplit, WeightsError
 from swarm.models import Blueprint, weights
 from swarm.models.parts import build
-from swarm.models.speed import measure, measured_flops
 from swarm.models.study import study
 from swarm.models.thrift import overwrite_dying, skip_idle
 from swarm.models.weights import Manifest
@@ -121,13 +120,40 @@ def test_wrong_inputs_are_refused(fashion: Blueprint, cache: Path) -> None:
     good.flags.writeable = False
     assert run(good).flags.writeable
     bad: Any
-    for bad in (good.astype(np.float64), good[0], good[:, 1:], good[:0], np.array(1, np.float32)):
+    for bad in (
+        good.astype(np.float64),
+        good.astype(np.uint8),
+        good[0],
+        good[:, 1:],
+        good[:0],
+        np.array(1, np.float32),
+    ):
         with pytest.raises(BadInput, match="float32 of the shape"):
             run(bad)
     with pytest.raises(WeightsError, match="were named"):
         build(fashion, part, manifest.locations.__getitem__, digests[1:])
     with pytest.raises(CannotSplit):
         build(fashion, replace(part, end="blocks.77"), manifest.locations.__getitem__, digests)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["fashion-vit", "tiny-residual", "greedy", "moody"])
+def test_pixels_are_normalised_where_the_model_begins(name: str, tmp_path: Path) -> None:
+    specimen = take_apart(name, tmp_path)
+    config = specimen.blueprint.pictures
+    pixels = np.random.default_rng(2).integers(0, 256, (3, *config.input_size), np.uint8)
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (config.channel_mean, config.channel_std))
+    x = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    run = specimen.built()
+    wanted, before = run(x), pixels.copy()
+    np.testing.assert_array_equal(run(pixels), wanted)
+    pixels.flags.writeable = False
+    np.testing.assert_array_equal(run(pixels), wanted)
+    np.testing.assert_array_equal(run(pixels[:, :, :, ::-1][:, :, :, ::-1]), wanted)
+    np.testing.assert_array_equal(pixels, before)
+    for bad in (pixels[:, :, 1:], pixels.astype(np.int8), pixels[0]):
+        with pytest.raises(BadInput, match="float32 of the shape"):
+            run(bad)
 
 
 def test_bytes_that_are_not_as_promised_are_refused(fashion: Blueprint, cache: Path, tmp_path: Path) -> None:
@@ -141,31 +167,12 @@ def test_bytes_that_are_not_as_promised_are_refused(fashion: Blueprint, cache: P
             build(fashion, part, lambda d, c=changed: replace(manifest.locations[d], **c), digests)  # type: ignore[misc]
 
 
-def test_speed_is_plausible() -> None:
-    assert 1e8 < measure("cpu", 1) < 1e15
-
-
 async def test_derived_tensors_travel_like_others(cache: Path) -> None:
     blueprint = await study("masked", model_files=[OWNER_MODELS], cache=cache)
     manifest = await weights.resolve(blueprint, "random:1", cache=cache, model_files=[OWNER_MODELS])
     assert {"scale", "plain", "lifted_tensor_0"} <= set(blueprint.derived)
     assert set(manifest.refs) == {slot.name for slot in blueprint.tensors}
     assert manifest.locations[manifest.refs["scale"].sha256].path == blueprint.derived_file
-
-
-@pytest.mark.may_block("a lock file is opened")
-async def test_the_speed_is_measured_once_and_then_read(tmp_path: Path) -> None:
-    first = await measured_flops(tmp_path, "cpu", 1)
-    (file,) = await asyncio.to_thread(lambda: list(tmp_path.glob("speed/*/flops_per_s.txt")))
-    await asyncio.to_thread(file.write_text, "12345.0")
-    assert first > 1e8
-    assert await measured_flops(tmp_path, "cpu", 1) == 12345.0
-
-
-@pytest.mark.may_block("a lock file is opened")
-async def test_a_device_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nonsense"):
-        await measured_flops(tmp_path, "nonsense", None)
 
 
 def test_thrift_changes_nothing_but_memory() -> None:

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from swarm.errors import BadInput, SwarmError
-from swarm.models import PictureConfig
-from swarm.models.pictures import load, top_labels
+from swarm.models import Blueprint, PictureConfig
+from swarm.models.parts import Normaliser
+from swarm.models.pictures import Array, Pixels, load, top_labels
+from swarm.models.workshop import Interpreter
 
 SIZES = [(300, 200), (200, 301), (224, 224), (37, 53), (1000, 31), (259, 256)]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -22,6 +24,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def _picture(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
     shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
     return Image.fromarray(np.random.default_rng(1).integers(0, 256, shape, np.uint8), mode=None)
+
+
+def _normalised(pixels: Pixels, config: PictureConfig) -> Array:
+    """As the part does that takes the model's input."""
+    result: Array = Normaliser(config, "cpu")(torch.from_numpy(pixels)).numpy()
+    return result
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -46,7 +54,7 @@ def test_it_is_timms_transform(
     )
     for size in SIZES:
         picture = _picture(size, "RGB" if channels == 3 else "L")
-        ours = load([picture], config)[0]
+        ours = _normalised(load([picture], config), config)[0]
         theirs = transform(picture)
         assert isinstance(theirs, torch.Tensor)
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-6)
@@ -61,8 +69,24 @@ def test_files_of_any_mode_become_the_models_channels(tmp_path: Path) -> None:
         assert load([path, str(path)], grey).shape == (2, 1, 28, 28)
         assert load([path], colour).shape == (1, 3, 32, 32)
     out = load([Image.new("L", (28, 28), 255)], grey)
-    assert out.dtype == np.float32
-    np.testing.assert_allclose(out, (1 - 0.2860) / 0.3530, rtol=1e-6)
+    assert out.dtype == np.uint8
+    np.testing.assert_allclose(_normalised(out, grey), (1 - 0.2860) / 0.3530, rtol=1e-6)
+
+
+@pytest.mark.parametrize("config", [PictureConfig((1, 28, 28), MEAN, STD), PictureConfig((3, 32, 32), (0.5,), (0.25,))])
+def test_normalising_is_done_in_float32_step_by_step(config: PictureConfig) -> None:
+    pixels = np.arange(256, dtype=np.uint8).repeat(config.input_size[0]).reshape(-1, config.input_size[0], 1, 1)
+    mean, std = (np.float32(np.mean(values)) for values in (config.mean, config.std))
+    wanted = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    np.testing.assert_array_equal(_normalised(pixels, config), wanted)
+
+
+async def test_pictures_stay_pixels_and_arrays_stay_what_they_are(fashion: Blueprint) -> None:
+    interpreter = Interpreter(fashion)
+    assert (await interpreter.input(_picture((40, 30)))).dtype == np.uint8
+    assert (await interpreter.input([_picture((40, 30))] * 2)).shape == (2, 1, 28, 28)
+    for given, kept in ((np.uint8, np.uint8), (np.float32, np.float32), (np.float64, np.float32), (int, np.float32)):
+        assert (await interpreter.input(np.zeros((2, 1, 28, 28), given))).dtype == kept
 
 
 def test_bad_pictures_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""What this device can do, measured on purpose: its rates anew, its links, and the stages of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from swarm.holdings import Holdings
+from swarm.portrait import Portrait
+from swarm.ranging import Ranging
+from swarm.types import Link, PeerId, PeerProfile, View
+from swarm.workshop import Progress, Workshop
+
+LINKS_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The figures of one device."""
+
+    profile: PeerProfile
+    links: Mapping[PeerId, Link]
+    stages: tuple[tuple[str, float], ...] = ()
+    """Of the model that was asked for, in order: name, and seconds for one sample."""
+
+
+async def bench(
+    portrait: Portrait,
+    ranging: Ranging,
+    workshop: Workshop,
+    holdings: Holdings,
+    view: View,
+    model: str | None,
+    progress: Progress,
+) -> Bench:
+    """Measure, keep for later runs, and tell. Raises `SwarmError` when this device cannot compute."""
+    profile = await portrait.measured(fresh=True)
+    await ranging.measure([host.id for host in view.hosts() if host.id != view.me], LINKS_S)
+    links = {peer: link for peer, link in ranging.links().items() if view.find(peer) is not None}
+    if model is None:
+        return Bench(profile, links)
+    blueprint = await workshop.study(model, progress)
+    progress(f"Timing the stages of {model}", None)
+    times = await workshop.time_stages(blueprint, holdings.batcher.in_worker, holdings.free_bytes) or ()
+    return Bench(profile, links, tuple(zip((stage.name for stage in blueprint.profile.stages), times, strict=False)))

@@ -1,0 +1,223 @@
+"""A model that was asked for, and all that it takes to agree on plans for it: again and again, as the swarm changes.
+
+view ─▶ survey (stage times) ─▶ doubts ─▶ strategy: the contest ─▶ negotiate ─▶ plans, loaded
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Any, Protocol
+
+from swarm import schema
+from swarm.doubts import Doubts
+from swarm.errors import DeadlineExceeded, PeerError, PeerLost
+from swarm.exchange import Caller, Exchange
+from swarm.negotiation import Refusal, negotiate
+from swarm.plan import Candidate, Estimate, Goal, Offer, Part, Plan, Step, weights_digest
+from swarm.survey import Survey
+from swarm.transport import Call
+from swarm.types import Address, ModelProfile, PeerId, PeerLoad, PeerRecord, PeerView, View
+from swarm.workshop import Blueprint, Manifest, Progress
+
+MAX_SURVEYED = 24
+MAX_SOURCES = 8
+
+
+class Planner(Protocol):
+    """The strategies, as pure functions of a model, a view and a goal; `swarm.strategies` provides it."""
+
+    def choose(self, name: str, model: ModelProfile, view: View, goal: Goal) -> Candidate: ...
+    def contest(self, model: ModelProfile, view: View, goal: Goal) -> Sequence[Candidate]: ...
+    def predict(self, plan: Plan, model: ModelProfile, view: View) -> Estimate: ...
+
+
+class Reports:
+    """What peers tell while they load parts for this one: shown to who waits, and a sign that they are at work."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, Progress] = {}
+        self._heard: dict[tuple[str, PeerId], float] = {}
+
+    def open(self, plan_id: str, progress: Progress) -> None:
+        self._shown[plan_id] = progress
+
+    def close(self, plan_id: str) -> None:
+        self._shown.pop(plan_id, None)
+        for key in [key for key in self._heard if key[0] == plan_id]:
+            del self._heard[key]
+
+    def heard(self, plan_id: str, peer: PeerId) -> float:
+        return self._heard.get((plan_id, peer), 0.0)
+
+    def take(self, caller: Caller, call: Call) -> None:
+        plan_id, fraction = str(call.fields.get("plan")), call.fields.get("fraction")
+        progress = self._shown.get(plan_id)
+        if progress is not None and isinstance(fraction, float) and 0 <= fraction <= 1:
+            self._heard[plan_id, caller.remote.id] = monotonic()
+            if fraction:
+                progress(f"{caller.remote.name} fetches its part", fraction)
+
+
+@dataclass
+class Order:
+    """Made by `Loader.order`."""
+
+    blueprint: Blueprint
+    manifest: Manifest
+    strategy: str
+    goal: Goal
+    exchange: Exchange
+    planner: Planner
+    survey: Survey
+    reports: Reports
+    addresses_of: Callable[[PeerId], tuple[Address, ...]]
+    is_pinned: bool = False
+    """Its plan stays as long as it works, whatever else would be better."""
+    doubts: Doubts = field(default_factory=Doubts)
+    _stage_s: dict[PeerId, tuple[int, tuple[float, ...]]] = field(default_factory=dict)
+
+    @property
+    def is_fixed(self) -> bool:
+        """The caller insists on these peers or cuts: nothing else will ever be better."""
+        return self.is_pinned or self.goal.split is not None or self.goal.peers is not None or self.strategy == "local"
+
+    @property
+    def is_open(self) -> bool:
+        """There is something to choose, so what it would cost has to be known."""
+        return self.strategy != "local" and (self.goal.split is None or self.goal.peers is None)
+
+    # What is known
+
+    async def ask_around(self, view: View, timeout_s: float) -> None:
+        """Have the newest stage times of those that could take part."""
+        fastest = sorted(takers(view), key=lambda r: (-r.profile.flops_per_s.get("float32", 0.0), r.id))
+        records = {record.id: record for record in fastest[:MAX_SURVEYED]}
+        asked = await self.survey.ask(self.blueprint, records, timeout_s)
+        self._stage_s |= {peer: (records[peer].incarnation, times) for peer, times in asked.items()}
+
+    def outlook(self, view: View, own: Sequence[Plan] = (), *, wary: bool = True) -> View:
+        """The view to plan with: stage times, this session's own plans not counted as load, doubts applied; those
+        about peers that were lost only when `wary`."""
+        known = {peer: times for peer, (incarnation, times) in self._stage_s.items() if _lives(view, peer, incarnation)}
+        able = {record.id for record in takers(view)}
+        peers = tuple(_credited(seen, own) if seen.record.id in able else _unmeasured(seen) for seen in view.peers)
+        return self.doubts.applied(replace(view, peers=peers, stage_s=known), monotonic(), wary=wary)
+
+    # Planning
+
+    def candidate(self, outlook: View) -> Candidate:
+        return self.planner.choose(self.strategy, self.blueprint.profile, outlook, self.goal)
+
+    def contest(self, outlook: View) -> Sequence[Candidate]:
+        return self.planner.contest(self.blueprint.profile, outlook, self.goal)
+
+    def predict(self, plan: Plan, view: View) -> Estimate:
+        return self.planner.predict(plan, self.blueprint.profile, view)
+
+    # Agreeing
+
+    async def agree(self, view: View, timeout_s: float, progress: Progress, own: Sequence[Plan] = ()) -> Sequence[Plan]:
+        """The best plan and its standbys, every part loaded. `own` are this session's plans that go when it has these.
+
+        :raises PeerError: no plan was found or agreed on; the sentence says why.
+        """
+
+        def choose(seen: View) -> Candidate:
+            try:
+                return self.candidate(self.outlook(seen, own))
+            except PeerError:  # those that were lost of late are better than none
+                return self.candidate(self.outlook(seen, own, wary=False))
+
+        return await self.settle(choose, view, timeout_s, progress)
+
+    async def settle(
+        self, choose: Callable[[View], Candidate], view: View, timeout_s: float, progress: Progress
+    ) -> Sequence[Plan]:
+        """Negotiate what `choose` makes of the view."""
+        opened: list[str] = []
+
+        def propose(seen: View) -> Sequence[Plan]:
+            candidate = choose(seen)
+            assert candidate.plan is not None
+            plans = [self._named(plan) for plan in (candidate.plan, *candidate.standbys)]
+            for plan in plans:
+                opened.append(plan.id)
+                self.reports.open(plan.id, progress)
+            return plans
+
+        sources = _sources(self.blueprint.profile.name, view)
+        try:
+            return await negotiate(
+                self.exchange,
+                view,
+                propose,
+                lambda plan, peer: self._offer(plan, peer, sources),
+                timeout_s=timeout_s,
+                heard=self.reports.heard,
+                on_refusal=self._refused,
+            )
+        finally:
+            for plan_id in opened:
+                self.reports.close(plan_id)
+
+    def _refused(self, refusal: Refusal) -> None:
+        if isinstance(refusal.error, (PeerLost, DeadlineExceeded)):
+            self.doubts.lost(refusal.peer, monotonic())
+
+    def _named(self, plan: Plan) -> Plan:
+        steps = tuple(self._with_weights(step) for step in plan.steps)
+        return replace(plan, id=secrets.token_hex(8), steps=steps)
+
+    def _with_weights(self, step: Step) -> Step:
+        return replace(step, part=replace(step.part, weights=weights_digest(self._digests(step.part))))
+
+    def _digests(self, part: Part) -> list[str]:
+        return [self.manifest.refs[slot.name].sha256 for slot in self.blueprint.tensors_of(part)]
+
+    def _offer(self, plan: Plan, peer: PeerId, sources: Sequence[PeerId]) -> tuple[dict[str, Any], bytes]:
+        fragment = plan.fragment(peer)
+        others = {end for edge in fragment.edges for end in (edge.sender, edge.receiver)} | set(sources)
+        addresses: Mapping[PeerId, tuple[Address, ...]] = {other: self.addresses_of(other) for other in others}
+        digests = [digest for step in fragment.steps for digest in self._digests(step.part)]
+        offer = Offer(fragment, addresses, (self.exchange.me, *(s for s in sources if s != self.exchange.me)))
+        return schema.pack(offer), b"".join(map(bytes.fromhex, digests))
+
+
+def takers(view: View) -> tuple[PeerRecord, ...]:
+    """Who may take part: hosts, and the requester itself unless another process stands for its device."""
+    hosts = [host for host in view.hosts() if host.id != view.me]
+    me = view.find(view.me)
+    if me is None:
+        return tuple(hosts)
+    mine = {address.host for address in me.addresses}
+    stood_for = me.client and any(mine & {address.host for address in host.addresses} for host in hosts)
+    return tuple(hosts) if stood_for else (me, *hosts)
+
+
+def _unmeasured(seen: PeerView) -> PeerView:
+    """As one that nobody plans with unasked."""
+    return replace(seen, record=replace(seen.record, profile=replace(seen.record.profile, flops_per_s={})))
+
+
+def _lives(view: View, peer: PeerId, incarnation: int) -> bool:
+    record = view.find(peer)
+    return record is not None and record.incarnation == incarnation
+
+
+def _credited(seen: PeerView, own: Sequence[Plan]) -> PeerView:
+    """What a peer does for this session's present plans, it can do for the next ones."""
+    record = seen.record
+    held = sum(plan.estimate.peak_memory_bytes.get(record.id, 0) for plan in own)
+    if not any(record.id in plan.peers() for plan in own):
+        return seen
+    profile = replace(record.profile, memory_free_bytes=record.profile.memory_free_bytes + held)
+    return replace(seen, record=replace(record, profile=profile, load=PeerLoad()))
+
+
+def _sources(model: str, view: View) -> list[PeerId]:
+    """Who holds something of this model, and so has parameters of it, beside the requester."""
+    holders = [r.id for r in view.alive() if any(name.startswith(f"{model}[") for name in r.holds)]
+    return holders[:MAX_SOURCES]

@@ -1,0 +1,124 @@
+"""Where is it? A request that takes much longer than predicted is looked for, so that the right peer or link is blamed.
+
+Every peer notes what each request under way does there, which costs two entries in a dictionary. Nobody tells anybody
+until the requester asks: then each peer of the plan names the one that has stood there longest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Annotated
+
+from msgspec import Meta
+
+from swarm import schema
+from swarm.errors import SwarmError
+from swarm.exchange import Caller, Exchange
+from swarm.plan import Plan
+from swarm.transport import Call, Reply, Router
+from swarm.types import Count, Name, PeerId, Seconds
+
+ASK_S = 0.5
+"""How long a peer may take to say; one that computes has time for this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """What one request has been doing at one peer, and for how long."""
+
+    step: Name
+    since_s: Seconds
+    to: Annotated[str, Meta(max_length=64)] = ""
+    """The peer to which its tensor is on the way; empty while the step waits or computes."""
+    nbytes: Count = 0
+    """Of that tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What one peer answered: no stand when nothing of the plan is there, `silent` when no answer came."""
+
+    peer: PeerId
+    stand: Stand | None = None
+    silent: bool = False
+
+
+@dataclass(slots=True)
+class Work:
+    """One request at one step, here; its owner says when it begins to send."""
+
+    step: str
+    since: float = field(default_factory=monotonic)
+    to: str = ""
+    nbytes: int = 0
+
+    def sends(self, to: PeerId, nbytes: int) -> None:
+        self.since, self.to, self.nbytes = monotonic(), to, nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    plan: Name
+
+
+class Whereabouts:
+    """What this peer's requests and steps are doing. Plans have unguessable names, so whoever knows one may ask."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._works: dict[str, dict[int, Work]] = {}
+
+    def register(self, router: Router) -> None:
+        router.add("whereabouts", self._answer)
+
+    @contextmanager
+    def at(self, plan_id: str, step: str) -> Iterator[Work]:
+        """A request is here, until the block ends."""
+        work = Work(step)
+        works = self._works.setdefault(plan_id, {})
+        works[id(work)] = work
+        try:
+            yield work
+        finally:
+            works.pop(id(work), None)
+            if not works:
+                self._works.pop(plan_id, None)
+
+    def longest(self, plan_id: str) -> Stand | None:
+        """The request of that plan which has stood here longest."""
+        works = self._works.get(plan_id)
+        if not works:
+            return None
+        work = min(works.values(), key=lambda work: work.since)
+        return Stand(work.step, monotonic() - work.since, work.to, work.nbytes)
+
+    async def look(self, plan: Plan) -> list[Sighting]:
+        """Ask every peer of one's own plan, this one included; takes at most about `ASK_S`."""
+        peers = sorted({*plan.peers(), self._exchange.me})
+        return list(await asyncio.gather(*(self._ask(peer, plan.id) for peer in peers)))
+
+    async def _ask(self, peer: PeerId, plan_id: str) -> Sighting:
+        if peer == self._exchange.me:
+            return Sighting(peer, self.longest(plan_id))
+        try:
+            reply = await self._exchange.request(peer, "whereabouts", {"plan": plan_id}, timeout_s=ASK_S)
+            stand = reply.fields.get("stand")
+            return Sighting(peer, None if stand is None else schema.unpack(Stand, stand))
+        except SwarmError:
+            return Sighting(peer, silent=True)
+
+    def _answer(self, _caller: Caller, call: Call) -> Reply:
+        stand = self.longest(schema.unpack(_Question, call.fields).plan)
+        return Reply({"stand": None if stand is None else schema.pack(stand)}, b"")
+
+
+def culprit(sightings: Sequence[Sighting]) -> Sighting | None:
+    """Who holds the plan up: whoever has had a request for longest, or else one that does not even answer."""
+    standing = [seen for seen in sightings if seen.stand is not None]
+    if standing:
+        return max(standing, key=lambda seen: (seen.stand.since_s if seen.stand else 0.0, seen.peer))
+    return next((seen for seen in sightings if seen.silent), None)
