@@ -11,7 +11,7 @@ from swarm.strategies.costs import Costs
 from swarm.strategies.links import Floats
 from swarm.strategies.strategy import counted, megabytes
 
-ADVICE = "Add a device, or free memory on one."
+ADVICE = "Add a device, or give one more memory with --memory."
 
 
 def shortage(costs: Costs, rows: Sequence[int] | None = None, cuts: Sequence[int] | None = None) -> str:
@@ -49,9 +49,10 @@ def _too_large(costs: Costs, rows: Sequence[int], cuts: Sequence[int] | None) ->
 
 
 def _unshared(costs: Costs, rows: Sequence[int]) -> str:
-    names = ", ".join(costs.records[row].name for row in rows)
+    known = [(costs.records[row].name, float(free)) for row, free in zip(rows, _free(costs, rows), strict=True)]
+    room = ", ".join(name if np.isinf(free) else f"{name} ({megabytes(free)} free)" for name, free in known)
     return (
-        f"{costs.model.name} cannot be shared out over {names}: no cuts leave each a part that it has the memory for, "
+        f"{costs.model.name} cannot be shared out over {room}: no cuts leave each a part that it has the memory for, "
         f"over links that work. {ADVICE}"
     )
 

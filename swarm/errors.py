@@ -90,6 +90,8 @@ class TwinIdentity(PeerError):
 
 class Declined(PeerError):
     code = "declined"
+    free_bytes: int | None = None
+    """The room that the peer has, where that is the reason; it travels beside the error."""
 
 
 class PlanGone(PeerError):

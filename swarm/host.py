@@ -51,14 +51,6 @@ class Lease:
     until_s: float
 
 
-class _NoRoom(Declined):
-    """A decline for want of memory. Never travels."""
-
-    def __init__(self, sentence: str, short_bytes: int) -> None:
-        super().__init__(sentence)
-        self.short_bytes = short_bytes
-
-
 @dataclass(frozen=True, slots=True)
 class PlanName:
     """Names an installed plan in a message."""
@@ -115,8 +107,8 @@ class Host:
         try:
             lease = await self._promise(caller, offer, bytes(call.body))
         except SwarmError as error:
-            short_bytes = error.short_bytes if isinstance(error, _NoRoom) else 0
-            answer = Answer(False, str(error)[:2048], 0.0, self._holdings.free_bytes, short_bytes)
+            lacks_room = isinstance(error, Declined) and error.free_bytes is not None
+            answer = Answer(False, str(error)[:2048], 0.0, self._holdings.free_bytes, lacks_room)
         else:
             self._leases[offer.plan.id] = lease
             answer = Answer(True, lease_s=LEASE_S, memory_free_bytes=self._holdings.free_bytes)
@@ -132,11 +124,12 @@ class Host:
         new = sum(nbytes for key, nbytes in needs.items() if key not in promised)
         free = self._holdings.free_bytes
         if new > free:
-            raise _NoRoom(
+            declined = Declined(
                 f"{self._name} has {free / 1e6:.1f} MB free and this part needs {new / 1e6:.1f} MB; "
-                "split the model into more parts, or give that peer more with --memory.",
-                new - free,
+                "split the model into more parts, or give that peer more with --memory."
             )
+            declined.free_bytes = free
+            raise declined
         return Lease(offer, digests, needs, monotonic() + LEASE_S)
 
     def _check_plan(self, caller: Caller, plan: Plan) -> None:

@@ -22,7 +22,7 @@ from swarm.workshop import Progress, Workshop
 ASK_AROUND_S = 30.0
 """Who has not timed the model's stages by then is planned for by its FLOPs."""
 FREE_WIRES = ("float32", "float16")
-"""What a planner may choose from by itself: in float16, the answers' third digit may differ."""
+"""What `wire="auto"` chooses from, edge by edge. By default it is float32, so that a split changes no answer."""
 
 
 def quiet(what: str, fraction: float | None) -> None:
@@ -106,12 +106,19 @@ async def in_time(what: str, timeout_s: float) -> AsyncIterator[None]:
 
 def goal_of(wish: Wish, view: View) -> Goal:
     """:raises UsageError: an unknown goal or wire dtype. :raises NoPeers: a peer that is not here."""
-    if wish.wire is not None and wish.wire not in WIRE_DTYPES:
-        raise UsageError(f"Tensors cannot travel as '{wish.wire}'; choose one of {', '.join(WIRE_DTYPES)}.")
+    wires = wires_of(wish.wire)
     peers = None if wish.peers is None else tuple(_find(view, name) for name in wish.peers)
     split = None if wish.split is None else tuple(wish.split)
-    wires = FREE_WIRES if wish.wire is None else (wish.wire,)
     return Goal(split=split, peers=peers, wires=wires, **_metric(wish.goal))
+
+
+def wires_of(wire: str | None) -> tuple[str, ...]:
+    """What tensors may travel as. Raises `UsageError` for an unknown dtype."""
+    if wire == "auto":
+        return FREE_WIRES
+    if wire is not None and wire not in WIRE_DTYPES:
+        raise UsageError(f"Tensors cannot travel as '{wire}'; choose one of {', '.join(WIRE_DTYPES)}, or auto.")
+    return (wire or "float32",)
 
 
 def _metric(goal: str) -> dict[str, Any]:

@@ -54,14 +54,6 @@ class Refusal:
 OnRefusal = Callable[[Refusal], None]
 
 
-class NoRoom(Declined):
-    """A decline for want of memory. Never travels."""
-
-    def __init__(self, sentence: str, free_bytes: int) -> None:
-        super().__init__(sentence)
-        self.free_bytes = free_bytes
-
-
 async def negotiate(
     exchange: Exchange,
     view: View,
@@ -79,14 +71,14 @@ async def negotiate(
     :raises DeadlineExceeded: it took longer than `timeout_s`.
     """
     deadline = monotonic() + timeout_s
-    errors: list[SwarmError] = []
+    refused: list[Refusal] = []
     seen = view
     for round_ in range(ROUNDS):
         try:
             plans = propose(seen)
         except SwarmError as error:
-            if not any(isinstance(each, NoRoom) for each in errors):
-                raise _refused(errors) if errors else error from None
+            if not any(refusal.free_bytes is not None for refusal in refused):
+                raise _refused(refused) if refused else error from None
             seen = view  # whoever took the room may have had to let it go, too
         else:
             refusals = await _agree(_Talk(exchange, seen, deadline, heard, make_offer), plans)
@@ -94,11 +86,11 @@ async def negotiate(
                 return plans
             for refusal in refusals:
                 on_refusal(refusal)
-            errors += [refusal.error for refusal in refusals]
+            refused += refusals
             seen = _corrected(seen, refusals)
-        if round_ + 1 < ROUNDS and any(isinstance(each, NoRoom) for each in errors):
+        if round_ + 1 < ROUNDS and any(refusal.free_bytes is not None for refusal in refused):
             await asyncio.sleep(PAUSE_S * random.uniform(1, 2**round_))
-    raise _refused(errors)
+    raise _refused(refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +107,10 @@ class _Talk:
         fields, body = self.make_offer(plan, peer)
         reply = await self._ask(plan, peer, "offer", fields, body)
         answer = schema.unpack(Answer, reply.fields)
-        if answer.short_bytes:
-            raise NoRoom(answer.reason, answer.memory_free_bytes)
         if not answer.accepted:
-            raise Declined(answer.reason)
+            declined = Declined(answer.reason)
+            declined.free_bytes = answer.memory_free_bytes if answer.lacks_room else None
+            raise declined
 
     async def commit(self, plan: Plan, peer: PeerId) -> None:
         await self._ask(plan, peer, "commit", {"plan": plan.id})
@@ -153,16 +145,14 @@ class _Talk:
         record = self.view.find(peer)
         if record is None or record.name in str(error):
             return error
-        sentence = f"{record.name}: {error}"
-        return NoRoom(sentence, error.free_bytes) if isinstance(error, NoRoom) else type(error)(sentence)
+        return type(error)(f"{record.name}: {error}")
 
     async def all(self, plans: Iterable[Plan], ask: Callable[[Plan, PeerId], Awaitable[None]]) -> list[Refusal]:
         async def one(plan: Plan, peer: PeerId) -> Refusal | None:
             try:
                 await ask(plan, peer)
             except SwarmError as error:
-                free_bytes = error.free_bytes if isinstance(error, NoRoom) else None
-                return Refusal(peer, self.named(peer, error), free_bytes)
+                return Refusal(peer, self.named(peer, error), _room(error))
             return None
 
         results = await asyncio.gather(*(one(plan, peer) for plan in plans for peer in plan.peers()))
@@ -212,7 +202,10 @@ def _corrected(view: View, refusals: Sequence[Refusal]) -> View:
     return replace(view, peers=tuple(peers))
 
 
-def _refused(errors: Sequence[SwarmError]) -> SwarmError:
+def _room(error: SwarmError) -> int | None:
+    return error.free_bytes if isinstance(error, Declined) else None
+
+
+def _refused(refusals: Sequence[Refusal]) -> SwarmError:
     """All reasons as one error, of the first one's class."""
-    kind = Declined if isinstance(errors[0], NoRoom) else type(errors[0])
-    return kind(" ".join(dict.fromkeys(map(str, errors))))
+    return type(refusals[0].error)(" ".join(dict.fromkeys(str(refusal.error) for refusal in refusals)))

@@ -322,7 +322,7 @@ class Peer:
         :param split: block indices to cut before, or names of cuts.
         :param peers: names or ids; only these, in this order.
         :param weights: `pretrained`, `random:SEED`, or a safetensors file.
-        :param wire: dtype of tensors between peers; by default float32 or float16, whichever is faster on each link.
+        :param wire: dtype of tensors between peers, float32 by default; `auto` takes float16 where that is faster.
         :param goal: what to be good at: `latency`, `throughput`, `memory`, or `survive=K`.
         :raises SwarmError: no plan was found or agreed on; the sentence says why.
         """

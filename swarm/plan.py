@@ -191,8 +191,8 @@ class Answer:
     reason: Annotated[str, Meta(max_length=2048)] = ""
     lease_s: Seconds = 0.0
     memory_free_bytes: Count = 0
-    short_bytes: Count = 0
-    """How much room is missing, where that is the reason; 0 for any other."""
+    lacks_room: bool = False
+    """Whether that is the reason: with `memory_free_bytes` it is all that the peer has."""
 
 
 @dataclass(frozen=True, slots=True)

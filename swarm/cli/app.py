@@ -198,10 +198,11 @@ def doctor(json: bool, **wish: Any) -> None:
 @click.argument("model")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @_flag("--strategy", "auto, local or slices.", default="auto")
+@_flag("--goal", "latency, throughput, memory, or survive=K.", default="latency")
 @_flag("--split", "Blocks to cut before, by number, or cuts by name.", metavar="K[,K...]")
 @_flag("--on", "Only these peers, in this order.", metavar="NAME[,NAME...]")
 @_flag("--weights", "pretrained, random:SEED, or a safetensors file.", default="pretrained")
-@_flag("--wire", "Dtype between peers: float32, float16, bfloat16 or int8.", metavar="DTYPE")
+@_flag("--wire", "Dtype between peers: float32, float16, bfloat16, int8, or auto.", metavar="DTYPE")
 @_flag("--repeat", "Ask so many times.", type=click.IntRange(min=1), default=1)
 @_flag("--deadline", "Seconds for each request.", type=Seconds(0.001), default=60.0)
 @_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=5.0)
@@ -218,6 +219,7 @@ def run(model: str, images: tuple[str, ...], split: str | None, on: str | None, 
         model=model,
         images=list(images),
         strategy=more.pop("strategy"),
+        goal=more.pop("goal"),
         split=command.places(split),
         on=command.names(on),
         weights=more.pop("weights"),
@@ -236,7 +238,7 @@ def run(model: str, images: tuple[str, ...], split: str | None, on: str | None, 
 @_flag("--goal", "latency, throughput, memory, or survive=K.", default="latency")
 @_flag("--run", "Run every way so many times, and show what it really takes.", type=click.IntRange(min=0), default=0)
 @_flag("--weights", "pretrained, random:SEED, or a safetensors file.", default="pretrained")
-@_flag("--wire", "Dtype between peers: float32, float16, bfloat16 or int8.", metavar="DTYPE")
+@_flag("--wire", "Dtype between peers: float32, float16, bfloat16, int8, or auto.", metavar="DTYPE")
 @_flag("--deadline", "Seconds for each request.", type=Seconds(0.001), default=60.0)
 @_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=3.0)
 @NETWORK

@@ -8,11 +8,11 @@ from statistics import median
 from typing import Any
 
 from swarm.cli import loop, show
-from swarm.errors import BadInput, UsageError
+from swarm.errors import BadInput
+from swarm.loading import wires_of
 from swarm.peer import Peer
 from swarm.result import Result
 from swarm.session import Session
-from swarm.tensors import WIRE_DTYPES
 
 SETTLE_S = 0.5
 """After the first peer was seen, how long to look for more."""
@@ -25,6 +25,7 @@ class Wish:
     model: str
     images: list[str]
     strategy: str
+    goal: str
     split: list[int | str] | None
     on: list[str] | None
     weights: str
@@ -50,8 +51,7 @@ def run(peer: Peer, wish: Wish, *, as_json: bool) -> None:
 
 def check(wish: Wish) -> None:
     """Raise `UsageError` for what this device alone can see to be wrong, before others work for it."""
-    if wish.wire is not None and wish.wire not in WIRE_DTYPES:
-        raise UsageError(f"Tensors cannot travel as '{wish.wire}'; choose one of {', '.join(WIRE_DTYPES)}.")
+    wires_of(wish.wire)
     for image in wish.images:
         if not _is_file(Path(image)):
             raise BadInput(f"There is no picture '{image}': it does not exist, or is no regular file.")
@@ -70,7 +70,7 @@ async def _run(peer: Peer, wish: Wish, as_json: bool) -> None:
             if wish.strategy != "local" or wish.on:
                 await peer.wait_for(wish.on or (), timeout_s=wish.wait_s, settle_s=0.0 if wish.on else SETTLE_S)
             session = await peer.load(
-                wish.model, wish.strategy, wish.split, wish.on, wish.weights, wish.wire, progress=progress
+                wish.model, wish.strategy, wish.split, wish.on, wish.weights, wish.wire, wish.goal, progress=progress
             )
         async with session:
             results = [await ask(session, wish.images, wish.deadline_s) for _ in range(wish.repeat)]

@@ -38,7 +38,7 @@ def test_each_device_sees_the_others_at_their_lan_addresses(lan: tuple[Lab, list
 
 def test_the_swarm_gives_the_whole_models_labels(lan: tuple[Lab, list[Joined]], whole: list[str]) -> None:
     lab, peers = lan
-    report = swarm_json("run", "fashion-vit", *PICTURES, lab=lab, device=3)
+    report = swarm_json("run", "fashion-vit", *PICTURES, "--on", "pi0,pi1,pi2", "--split", "4,8", lab=lab, device=3)
     assert labels(report) == whole
     assert report["strategy"] == "slices"
     assert {name for step in report["plan"]["steps"] for name in step["peers"]} == {peer.name for peer in peers}

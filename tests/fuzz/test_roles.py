@@ -23,7 +23,7 @@ from swarm.transport import Channel, Limits
 from swarm.transport.terms import Terms
 from swarm.wire import Buffer, Decoder, Frame, Kind, encode
 from tests.fuzz.frames import Sink, anything
-from tests.toy import Node, agree, chain_of, offer_of, swarm_of
+from tests.toy import Node, agree, chain_of, swarm_of
 
 FRAMES = 2500
 

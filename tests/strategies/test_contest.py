@@ -172,7 +172,7 @@ def test_what_is_missing_is_said_in_megabytes() -> None:
         contest(NET, swarm, goal())
     assert str(error.value) == (
         "net needs 200 MB, and the 3 devices here have 120 MB free together: 80 MB are missing. "
-        "Add a device, or free memory on one."
+        "Add a device, or give one more memory with --memory."
     )
 
 
@@ -183,7 +183,7 @@ def test_a_piece_that_is_too_large_for_everybody_is_named() -> None:
         contest(_scaled(lumpy, MB), view(record("a", 1.0, free=160 * MB), record("b", 1.0, free=170 * MB)), goal())
     with pytest.raises(NoFit, match="it cannot be cut, and needs 200 MB"):
         contest(model([10] * 4, uncut="It loops.", nbytes=50 * MB), swarm, goal())
-    with pytest.raises(NoFit, match="cannot be shared out over a, b: no cuts leave"):
+    with pytest.raises(NoFit, match=r"cannot be shared out over a \(120 MB free\), b \(130 MB free\): no cuts leave"):
         contest(model([1, 1, 1], nbytes=80 * MB), swarm, goal())
 
 
