@@ -78,6 +78,11 @@ class Costs:
         return self.index[self.view.me]
 
     @property
+    def ask_s(self) -> float:
+        """What a request costs the requester itself, whatever the plan."""
+        return self.records[self.me].profile.ask_s
+
+    @property
     def is_blind(self) -> bool:
         """No host was measured, or nobody where there is none: one plan is as good as another."""
         hosts = [row for row, record in enumerate(self.records) if not record.client] or [self.me]

@@ -56,6 +56,7 @@ def forecast(plan: Plan, costs: Costs) -> Estimate:
         throughput_per_s=1 / busiest_s if busiest_s > 0 else 0.0,
         steps=tuple(timing.estimate(step) for step in plan.steps),
         answer_s=timing.wire_s(plan.inputs(OUTPUT)),
+        ask_s=costs.ask_s,
     )
 
 
@@ -78,7 +79,7 @@ class Timing:
 
     def done_s(self) -> dict[str, float]:
         """When each step ends, and when the answer is there, after the request."""
-        done = {INPUT: 0.0}
+        done = {INPUT: self.costs.ask_s}
         for target in (*(step.id for step in _in_order(self.plan)), OUTPUT):
             arrived = max(done[edge.source] + self._crossing_s(edge) for edge in self.plan.inputs(target))
             step = self.plan.step(target)

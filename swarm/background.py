@@ -6,17 +6,17 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-async def logged(work: Awaitable[None]) -> None:
+async def logged(work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
     """A bug in one task of a group is written to the log and must not end the others."""
     try:
-        await work
+        await work(*arguments)
     except Exception:
         log.exception("a task failed")
 

@@ -312,7 +312,7 @@ class Dataflow:
     ) -> asyncio.Task[None] | None:
         if self._closing:
             return None
-        task = self._tasks.create_task(logged(work(*arguments)))
+        task = self._tasks.create_task(logged(work, *arguments))
         self._running.setdefault(key, set()).add(task)
         task.add_done_callback(lambda done: self._ended(key, done))
         return task

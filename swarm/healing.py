@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -37,7 +37,8 @@ ASK_AROUND_S = 15.0
 BETTER = 1.15
 """A plan has to be predicted so many times better before a session that works moves to it."""
 
-Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+Spawn = Callable[..., asyncio.Task[None]]
+"""Begins a task from an asynchronous function and its arguments."""
 
 
 class Healer:
@@ -213,14 +214,14 @@ class Healer:
     def _routed(self, plan: Plan) -> Route:
         route = Route(plan, self._exchange, self._dataflow, self._broke)
         self._open.add(route)
-        self._keepers[route] = self._start(route.keep())
+        self._keepers[route] = self._start(route.keep)
         return route
 
     def _retire(self, route: Route) -> None:
         keeper = self._keepers.pop(route, None)
         if keeper is not None:
             keeper.cancel()
-            self._start(self._end(route))
+            self._start(self._end, route)
 
     async def _end(self, route: Route) -> None:
         await (route.aclose() if route.broken else route.drain())
@@ -236,8 +237,8 @@ class Healer:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._spawn(work)
+    def _start(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> asyncio.Task[None]:
+        task = self._spawn(work, *arguments)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -20,7 +20,6 @@ from swarm.types import Array, PeerLoad, PeerProfile
 WORTH_TELLING: Final = 0.1
 """The share by which free memory has to change before others hear of it."""
 
-HOPS: Final = 50
 WINDOWS: Final = 3
 WINDOW_S: Final = 0.02
 """For each wire dtype; the median of some windows, each the mean of what fits into it."""
@@ -52,14 +51,10 @@ def with_free_memory(profile: PeerProfile, free_bytes: int) -> PeerProfile:
     return profile if abs(free_bytes - told) < WORTH_TELLING * told else replace(profile, memory_free_bytes=free_bytes)
 
 
-async def overheads(in_worker: InWorker) -> tuple[float, Mapping[str, float]]:
-    """What a step takes beside its compute: `step_s` and `wire_elements_per_s` of a profile. Takes about 0.3 s."""
-    began = monotonic()
-    for _ in range(HOPS):
-        await in_worker(_nothing)
-    step_s = (monotonic() - began) / HOPS
+async def coding_rates(in_worker: InWorker) -> Mapping[str, float]:
+    """`wire_elements_per_s` of a profile. Takes about 0.3 s."""
     sample = np.random.default_rng(0).standard_normal(SAMPLE_SHAPE, np.float32)
-    return step_s, {wire: await _sustained(in_worker, partial(coding_rate, sample, wire)) for wire in WIRE_DTYPES}
+    return {wire: await _sustained(in_worker, partial(coding_rate, sample, wire)) for wire in WIRE_DTYPES}
 
 
 async def _sustained(in_worker: InWorker, rate: Callable[[], float]) -> float:
@@ -75,10 +70,6 @@ def coding_rate(x: Array, wire: str, window_s: float = WINDOW_S) -> float:
         decode(*encode(x, wire))
         rounds += 1
     return min(MAX_ELEMENTS_PER_S, 2 * rounds * x.size / max(elapsed_s, 1e-9))
-
-
-def _nothing() -> float:
-    return 0.0
 
 
 class Computes(Protocol):

@@ -12,7 +12,7 @@ import logging
 import platform
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -352,8 +352,8 @@ class Peer:
         """A session that runs as this candidate says, for as long as that goes; to compare it with its prediction."""
         return await self._sessions.open(contest, candidate, timeout_s, progress)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return self._tasks.create_task(logged(work))
+    def _spawn(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> asyncio.Task[None]:
+        return self._tasks.create_task(logged(work, *arguments))
 
     async def bench(self, model: str | None = None, *, progress: Progress = quiet) -> Bench:
         """Measure this device anew, its links, and the stages of `model`; seconds, up to a minute on a small device."""
@@ -363,11 +363,10 @@ class Peer:
     async def _get_ready(self, others: Sequence[PeerId], takes_part: bool) -> None:
         """Know the ways to these peers, and how fast this device is if it may compute, before a plan is made."""
         await self._ranging.measure(others, TRY_LINKS_S)
-        if takes_part:
-            try:
-                await self._portrait.measured()
-            except SwarmError as error:
-                log.info("this device takes no part in plans: %s", error)
+        try:
+            await (self._portrait.measured() if takes_part else self._portrait.rehearsed())
+        except SwarmError as error:
+            log.info("this device takes no part in plans: %s", error)
 
     # Beside
 

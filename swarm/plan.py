@@ -118,6 +118,8 @@ class Estimate:
     steps: Annotated[tuple[StepEstimate, ...], Meta(max_length=256)] = ()
     answer_s: Seconds = 0.0
     """The way back."""
+    ask_s: Seconds = 0.0
+    """The requester's own share."""
 
 
 @dataclass(frozen=True, slots=True)

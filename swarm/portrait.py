@@ -1,7 +1,7 @@
 """What this peer says of itself: measured once, told to the swarm, kept up to date.
 
 workshop.benchmark ─▶ rates ┐
-measure.overheads ─▶ costs  ├─▶ PeerProfile ─▶ gossip
+rehearsal, measure ─▶ costs ├─▶ PeerProfile ─▶ gossip
 Ranging ─▶ links            │
 holdings ─▶ free memory ────┘
 """
@@ -17,6 +17,7 @@ from swarm import measure
 from swarm.background import in_daemon_thread
 from swarm.errors import SwarmError
 from swarm.holdings import Holdings
+from swarm.rehearsal import rehearse
 from swarm.types import Link, PeerId, PeerProfile
 
 LOOK_EVERY_S: Final = 10.0
@@ -59,6 +60,7 @@ class Portrait:
         self._tell = tell
         self._on_problem = on_problem
         self._is_measured = False
+        self._is_rehearsed = False
         self._measuring = asyncio.Lock()
 
     async def keep(self) -> None:
@@ -83,10 +85,21 @@ class Portrait:
         Callers at the same time share one measurement, which takes seconds the first time on a device. A client calls
         it before it plans. Raises `SwarmError` when the device cannot compute.
         """
+        await self.rehearsed(fresh=fresh)
         async with self._measuring:
             if fresh or not self._is_measured:
-                self._change(**await self._measurements(fresh))
+                self._change(**await self._rates(fresh))
                 self._is_measured = True
+        return self._profile
+
+    async def rehearsed(self, *, fresh: bool = False) -> PeerProfile:
+        """The same, but only with what asking, a step and its tensors cost: for who asks and does not compute."""
+        async with self._measuring:
+            if fresh or not self._is_rehearsed:
+                ask_s, step_s = await rehearse()
+                coding = await measure.coding_rates(self._holdings.batcher.in_worker)
+                self._change(ask_s=ask_s, step_s=step_s, wire_elements_per_s=coding)
+                self._is_rehearsed = True
         return self._profile
 
     def links_changed(self, links: Mapping[PeerId, Link]) -> None:
@@ -104,19 +117,13 @@ class Portrait:
         """Tell what is being loaded; call it when that has changed."""
         self._tell(load=self._work.now(self._holdings.loading))
 
-    async def _measurements(self, fresh: bool) -> dict[str, Any]:
+    async def _rates(self, fresh: bool) -> dict[str, Any]:
         try:
             workshop = await asyncio.to_thread(self._workshop)
             speed = await workshop.benchmark(fresh)
         except (SwarmError, ImportError, OSError, RuntimeError) as error:
             raise self._cannot_compute(error) from error
-        step_s, wire_elements_per_s = await measure.overheads(self._holdings.batcher.in_worker)
-        return {
-            "flops_per_s": dict(speed.flops_per_s),
-            "memory_bytes_per_s": speed.memory_bytes_per_s,
-            "step_s": step_s,
-            "wire_elements_per_s": wire_elements_per_s,
-        }
+        return {"flops_per_s": dict(speed.flops_per_s), "memory_bytes_per_s": speed.memory_bytes_per_s}
 
     def _change(self, **fields: Any) -> None:
         self._profile = replace(self._profile, **fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,7 @@ class Sessions:
         view: Callable[[], View],
         changes: Callable[[], AsyncIterator[View]],
         interpreter: Callable[[Any], Any],
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        spawn: Callable[..., asyncio.Task[None]],
     ) -> None:
         self._loader = loader
         self._exchange = exchange
@@ -65,7 +65,7 @@ class Sessions:
         healer = Healer(order, self._exchange, self._dataflow, self._view, self._spawn)
         healer.begin(plans)
         session = Session(healer, self._interpreter(order.blueprint), self._forget)
-        self._open[session] = self._spawn(healer.run(self._changes()))
+        self._open[session] = self._spawn(healer.run, self._changes())
         return session
 
     def _forget(self, session: Session) -> None:

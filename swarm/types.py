@@ -140,6 +140,8 @@ class PeerProfile:
     """Sustained rate of matrix products by dtype; empty until measured."""
     memory_bytes_per_s: Rate = 0.0
     """Sustained rate of reading memory."""
+    ask_s: Seconds = 0.0
+    """What a request costs its requester beside its steps."""
     step_s: Seconds = 0.0
     """What a step takes beside its compute and its tensors: the way to the worker thread and back, and bookkeeping."""
     wire_elements_per_s: Mapping[Name, Rate] = field(default_factory=dict)

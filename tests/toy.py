@@ -297,7 +297,7 @@ async def session_of(swarm: Swarm, goal: Goal = GOAL) -> AsyncIterator[Session]:
     """A session over the swarm, as `Peer.load` makes it, with what keeps it alive."""
     me, order = swarm.me, swarm.order(goal)
     async with asyncio.TaskGroup() as tasks:
-        healer = Healer(order, me.exchange, me.dataflow, swarm.view, tasks.create_task)
+        healer = Healer(order, me.exchange, me.dataflow, swarm.view, lambda work, *what: tasks.create_task(work(*what)))
         healer.begin(await order.agree(swarm.view(), 10, lambda what, fraction: None))
         keeper = tasks.create_task(healer.run(swarm.views()))
         async with Session(healer, Plain(), lambda closed: None) as session:

@@ -38,6 +38,7 @@ def _report(found: Bench, view: View) -> dict[str, Any]:
         "memory_free_bytes": profile.memory_free_bytes,
         "flops_per_s": dict(profile.flops_per_s),
         "memory_bytes_per_s": profile.memory_bytes_per_s,
+        "ask_s": profile.ask_s,
         "step_s": profile.step_s,
         "wire_elements_per_s": dict(profile.wire_elements_per_s),
         "links": [
@@ -56,6 +57,7 @@ def _print(found: Bench, view: View) -> None:
     rows += [
         ("memory read", f"{profile.memory_bytes_per_s / 1e9:.1f} GB/s"),
         ("memory free", f"{profile.memory_free_bytes / 1e9:.1f} of {profile.memory_total_bytes / 1e9:.1f} GB"),
+        ("asking", show.milliseconds(profile.ask_s)),
         ("a step beside its compute", show.milliseconds(profile.step_s)),
     ]
     rows += [(f"tensors to and from {w}", f"{r / 1e6:.0f} M/s") for w, r in profile.wire_elements_per_s.items()]

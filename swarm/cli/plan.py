@@ -83,15 +83,10 @@ async def _measure(peer: Peer, contest: Contest, candidate: Candidate, wish: Wis
 
 
 def _picture(spec: TensorSpec) -> Any:
-    """Noise in the size that the model takes: a picture where that can be one, else an array."""
+    """Noise, as the raw pixels of one picture."""
     import numpy as np
-    from PIL import Image
 
-    channels, height, width = spec.shape
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
-    if channels in (1, 3):
-        return Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels)
-    return (pixels.transpose(2, 0, 1)[None] / np.float32(255)).astype(np.float32)
+    return np.random.default_rng(0).integers(0, 256, (1, *spec.shape), np.uint8)
 
 
 def _error(candidate: Candidate, measured: Measured | None) -> float | None:
@@ -122,6 +117,7 @@ def _row(candidate: Candidate, view: View, measured: Measured | None) -> dict[st
         "losses_survived": estimate.losses_survived,
         "steps": [_step(candidate.plan, index, view) for index in range(len(candidate.plan.steps))],
         "answer_s": estimate.answer_s,
+        "ask_s": estimate.ask_s,
         "standbys": [[show.name_of(view, peer) for peer in plan.peers()] for plan in candidate.standbys],
     }
     if measured is not None:

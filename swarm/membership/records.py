@@ -54,6 +54,7 @@ def _is_sound_profile(profile: PeerProfile) -> bool:
         and _are_sound_rates(profile.flops_per_s)
         and _are_sound_rates(profile.wire_elements_per_s)
         and _is_number(profile.memory_bytes_per_s, MAX_RATE)
+        and _is_number(profile.ask_s, MAX_SECONDS)
         and _is_number(profile.step_s, MAX_SECONDS)
         and len(profile.links) <= MAX_LINKS
         and all(_PEER_ID.fullmatch(peer) and _is_sound_link(link) for peer, link in profile.links.items())

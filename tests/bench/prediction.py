@@ -1,6 +1,6 @@
 """Does the planner know what it says? Every way that `swarm plan` finds is run in the lab, predicted against measured.
 
-    python -P tests/bench/prediction.py [SCENE…]          Linux, root; about ten minutes for all scenes
+    python -m tests.bench.prediction [SCENE…]          Linux, root; about ten minutes for all scenes
 
 Each scene is a swarm of emulated devices and some models; a client on its first device asks. Nothing is learned from
 the runs before the figures are taken: predictions are printed as they were before the first request. The last lines sum
@@ -47,8 +47,9 @@ class Scene:
 SCENES = {
     "hetero": Scene((0.4, 0.2, 0.2, 0.1), 1000, ("vit_base_patch16_224", "vit_tiny_patch16_224")),
     "hetero-100": Scene((0.4, 0.2, 0.2, 0.1), 100, ("vit_tiny_patch16_224", "resnet50")),
-    "weak-asks": Scene((0.1, 0.9), 100, ("vit_tiny_patch16_224", "fashion-vit")),
-    "equal": Scene((0.2, 0.2, 0.2), 1000, ("swin_tiny_patch4_window7_224",)),
+    "weak-asks": Scene((0.2, 0.9), 100, ("vit_tiny_patch16_224", "vit_small_patch16_224")),
+    "strong": Scene((0.8, 0.8), 1000, ("fashion-vit", "vit_base_patch16_224")),
+    "equal": Scene((0.3, 0.3, 0.3), 1000, ("swin_tiny_patch4_window7_224",)),
     "narrow": Scene((0.2, 0.4, 0.4), 20, ("vit_tiny_patch16_224",)),
 }
 
@@ -99,7 +100,7 @@ def wait_until_measured(lab: Lab) -> None:
     deadline, known = time.monotonic() + READY_S, list[Any]()
     while time.monotonic() < deadline:
         argv = [*SWARM, "status", "--wait", "3", "--json"]
-        done = lab.run(0, argv, timeout_s=90, capture_output=True, text=True)
+        done = lab.run(0, argv, timeout_s=90)
         peers = json.loads(done.stdout)["peers"] if done.returncode == 0 else []
         known = [p for p in peers if p["profile"]["step_s"] and len(p["profile"]["links"]) >= lab.size - 1]
         if len(known) == lab.size:
@@ -109,7 +110,7 @@ def wait_until_measured(lab: Lab) -> None:
 
 def contest(lab: Lab, model: str) -> list[dict[str, Any]]:
     argv = [*SWARM, "plan", model, "--weights", weights(model), "--run", str(RUNS), "--wait", "6", "--json"]
-    done = lab.run(0, argv, timeout_s=PLAN_S, capture_output=True, text=True)
+    done = lab.run(0, argv, timeout_s=PLAN_S)
     if done.returncode:
         raise SystemExit(f"{model}: {done.stderr}")
     rows: list[dict[str, Any]] = json.loads(done.stdout)["candidates"]
