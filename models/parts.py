@@ -44,8 +44,13 @@ class RunnablePart:
         self.device = device
         self.parameter_bytes = nbytes
         self._module = module
-        self._writes_input = writes_input
+        self.copies_input = writes_input
+        """Its operators would write into what they are given."""
         self._normalise = normalise
+
+    @property
+    def takes_pixels(self) -> bool:
+        return self._normalise is not None
 
     def __call__(self, x: Array) -> Array:
         """`[B, *input.shape]` float32 in, `[B, …]` float32 out; the input is not changed, the output is a fresh array.
@@ -60,7 +65,7 @@ class RunnablePart:
                 f"{self.part.name} takes float32 of the shape [B, {', '.join(map(str, self.input.shape))}] and was "
                 f"given {x.dtype} {list(x.shape)}."
             )
-        if (self._writes_input and normalise is None) or not x.flags.c_contiguous or not x.flags.writeable:
+        if (self.copies_input and normalise is None) or not x.flags.c_contiguous or not x.flags.writeable:
             x = np.array(x, order="C")
         with torch.inference_mode():
             given = torch.from_numpy(x).to(self.device)

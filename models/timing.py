@@ -2,14 +2,15 @@
 
 The stage is built with values that are made up, and run just as it will be. What a call costs whatever it computes
 (numpy to torch and back, the wrapper) is taken off, so that a run of six blocks is not charged for it six times.
-Imports torch; blocks for up to two seconds, so it belongs into a peer's worker thread.
+Imports torch; blocks for up to three seconds, so it belongs into a peer's worker thread.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,11 @@ from swarm.types import TensorSpec
 
 log = logging.getLogger(__name__)
 
-LEAST_RUNS, LEAST_S, ENOUGH_S, QUICK_S = 3, 0.08, 0.6, 0.3
-THROTTLED_LEAST_S = 0.3
-"""Several periods of a CPU quota, which are a tenth of a second by default."""
+LEAST_RUNS, QUICK_S = 3, 0.3
+LEAST_S, MOST_S = 0.08, 0.4
+"""A kind is timed for so long, the longer the more stages are of it: their errors add up."""
+THROTTLED = 3.0
+"""Times that under a CPU quota, whose periods are a tenth of a second by default and leave no short time even."""
 LEAST_SHARE = 0.1
 """Of what was measured: a stage takes some time, however much of it looks like the call's."""
 SPECK = TensorSpec((1,))
@@ -41,7 +44,8 @@ def stage_s(blueprint: Blueprint, index: int, device: str) -> float | None:
     part = _stage_part(blueprint, index)
     try:
         run = assemble(blueprint, part, _made_up(blueprint, part, device), device)
-        whole_s = _timed(run)
+        alike = sum(stage.kind == blueprint.profile.stages[index].kind for stage in blueprint.profile.stages)
+        whole_s = _timed(run, alike)
     except (RuntimeError, IndexError, ValueError) as error:  # an operator that looks at values, or memory that is short
         log.warning("%s cannot be timed with made-up values: %s", part.name, error)
         return None
@@ -58,11 +62,20 @@ def call_s(device: str, like: TensorSpec = SPECK) -> float:
     return _timed(RunnablePart(Part("nothing", ""), module, like, device, 0, False))
 
 
-def _timed(run: RunnablePart) -> float:
-    x = np.random.default_rng(0).standard_normal((1, *run.input.shape), np.float32)
-    least_s = LEAST_S if cpu_quota() is None else THROTTLED_LEAST_S
-    warm_up(lambda: run(x), quick_s=QUICK_S)
-    return mean_s(lambda: run(x), least_s=least_s, least_runs=LEAST_RUNS, enough_s=ENOUGH_S)
+def _timed(run: RunnablePart, alike: int = 1) -> float:
+    """The copy that guards a caller's input is made once for a part, so it is not the stage's work."""
+    shape, rng = (1, *run.input.shape), np.random.default_rng(0)
+    x = rng.integers(0, 256, shape, np.uint8) if run.takes_pixels else rng.standard_normal(shape, np.float32)
+    window_s = min(MOST_S, LEAST_S * alike) * (1.0 if cpu_quota() is None else THROTTLED)
+    copied_s = (
+        _sustained_s(partial(np.array, x, order="C"), LEAST_S) if run.copies_input and not run.takes_pixels else 0.0
+    )
+    return max(0.0, _sustained_s(partial(run, x), window_s) - copied_s)
+
+
+def _sustained_s(act: Callable[[], object], window_s: float) -> float:
+    warm_up(act, quick_s=QUICK_S)
+    return mean_s(act, least_s=window_s, least_runs=LEAST_RUNS, enough_s=2 * window_s)
 
 
 def _stage_part(blueprint: Blueprint, index: int) -> Part:

@@ -355,10 +355,10 @@ class Peer:
     def _spawn(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> asyncio.Task[None]:
         return self._tasks.create_task(logged(work, *arguments))
 
-    async def bench(self, model: str | None = None, *, progress: Progress = quiet) -> Bench:
-        """Measure this device anew, its links, and the stages of `model`; seconds, up to a minute on a small device."""
+    async def bench(self, models: Sequence[str] = (), *, progress: Progress = quiet) -> Bench:
+        """Measure this device anew, its links, and the stages of models; seconds, up to a minute on a small device."""
         parts = self._portrait, self._ranging, self._workshop, self._holdings
-        return await bench(*parts, self.view(), model, progress)
+        return await bench(*parts, self.view(), models, progress)
 
     async def _get_ready(self, others: Sequence[PeerId], takes_part: bool) -> None:
         """Know the ways to these peers, and how fast this device is if it may compute, before a plan is made."""

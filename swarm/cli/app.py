@@ -263,19 +263,19 @@ def plan(model: str, json: bool, **more: Any) -> None:
 
 
 @app.command(short_help="Measure this device and its links.")
-@click.argument("model", required=False)
+@click.argument("timed", metavar="[MODEL]...", nargs=-1)
 @_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=3.0)
 @_flag("--device", "Where parts run, such as cpu or cuda:0.", default="cpu")
 @NETWORK
 @TRUST
 @COMPUTE
 @OUTPUT
-def bench(model: str | None, wait: float, json: bool, **more: Any) -> None:
-    """Measure this device and its links anew, keep the figures, print them; with MODEL also the time of its stages."""
+def bench(timed: tuple[str, ...], wait: float, json: bool, **more: Any) -> None:
+    """Measure this device and its links anew, keep the figures and print them; of each MODEL, time every stage."""
     from swarm.cli import bench as command
     from swarm.cli.entry import alone
 
-    command.run(_client(**alone(more)), model, wait, as_json=json)
+    command.run(_client(**alone(more)), timed, wait, as_json=json)
 
 
 @app.command(short_help="Show a whole swarm on this one machine.")

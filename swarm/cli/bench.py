@@ -1,7 +1,8 @@
-"""`swarm bench`: how fast this device is, how its links are, and, for a model, what each of its stages takes here."""
+"""`swarm bench`: how fast this device is, how its links are, and what each stage of a model takes here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from swarm.bench import Bench
@@ -11,16 +12,16 @@ from swarm.peer import Peer
 from swarm.types import View
 
 
-def run(peer: Peer, model: str | None, wait_s: float, *, as_json: bool) -> None:
-    loop.run(_bench(peer, model, wait_s, as_json))
+def run(peer: Peer, models: Sequence[str], wait_s: float, *, as_json: bool) -> None:
+    loop.run(_bench(peer, models, wait_s, as_json))
 
 
-async def _bench(peer: Peer, model: str | None, wait_s: float, as_json: bool) -> None:
+async def _bench(peer: Peer, models: Sequence[str], wait_s: float, as_json: bool) -> None:
     async with peer:
         with show.progress(as_json) as progress:
             await company(peer, wait_s)
             progress("Measuring this device and its links", None)
-            found = await peer.bench(model, progress=progress)
+            found = await peer.bench(models, progress=progress)
         view = peer.view()
     if as_json:
         show.print_json(_report(found, view))
@@ -45,7 +46,10 @@ def _report(found: Bench, view: View) -> dict[str, Any]:
             {"peer": show.name_of(view, peer), "rtt_s": link.rtt_s, "bytes_per_s": link.bytes_per_s}
             for peer, link in sorted(found.links.items())
         ],
-        "stages": [{"stage": name, "seconds": seconds} for name, seconds in found.stages],
+        "stages": {
+            model: [{"stage": name, "seconds": seconds} for name, seconds in stages]
+            for model, stages in found.stages.items()
+        },
     }
 
 
@@ -68,6 +72,6 @@ def _print(found: Bench, view: View) -> None:
     ]
     if links:
         console.print(show.table(("to", "round trip", "bandwidth"), links, "Its links"))
-    if found.stages:
-        stages = [(name, show.milliseconds(seconds)) for name, seconds in found.stages]
-        console.print(show.table(("stage", "one picture"), stages, "Stages of the model"))
+    for model, times in found.stages.items():
+        stages = [(name, show.milliseconds(seconds)) for name, seconds in times]
+        console.print(show.table(("stage", "one picture"), stages, f"Stages of {model}"))

@@ -90,10 +90,10 @@ def _picture(spec: TensorSpec) -> Any:
 
 
 def _error(candidate: Candidate, measured: Measured | None) -> float | None:
-    """Predicted against measured: +0.10 says that it took a tenth longer than predicted."""
+    """Of the prediction: +0.10 says that it was a tenth too long."""
     if measured is None or candidate.plan is None or not measured.runs or not candidate.plan.estimate.latency_s:
         return None
-    return measured.latency_s / candidate.plan.estimate.latency_s - 1
+    return candidate.plan.estimate.latency_s / measured.latency_s - 1
 
 
 def _report(wish: Wish, contest: Contest, measured: Mapping[int, Measured]) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from tests.lab import Device, Lab
 
 MBIT = 10**6
 SWARM = [sys.executable, "-P", "-m", "swarm"]
-RUNS = 9
 READY_S, PLAN_S = 240, 900
 
 
@@ -74,26 +73,53 @@ def study_at_full_speed(models: Sequence[str], cache: Path) -> None:
         subprocess.run(argv, env=env, check=True, capture_output=True, timeout=PLAN_S)
 
 
+def runs(model: str) -> int:
+    return 9 if "base" in model else 25
+
+
 def weights(model: str) -> str:
     return "pretrained" if model == "fashion-vit" else "random:0"
 
 
 @contextmanager
-def joined(lab: Lab, studies: Path) -> Iterator[None]:
+def joined(lab: Lab, studies: Path, models: Sequence[str]) -> Iterator[None]:
     """A peer on every device, and all of them measured."""
     with ExitStack() as stack:
-        for number, device in enumerate(lab.devices):
+        for number in range(lab.size):
             cache = Path(lab.env(number)["XDG_CACHE_HOME"]) / "swarm"
             cache.mkdir(parents=True, exist_ok=True)
             for folder in ("studies", "weights"):
                 subprocess.run(
                     ["cp", "-r", str(studies / "swarm" / folder), str(cache)], check=False, capture_output=True
                 )
+        for number in range(lab.size):
+            measure_alone(lab, number, models)
+        for number, device in enumerate(lab.devices):
             argv = [*SWARM, "join", "--json", "--name", device.name, "--threads", "1"]
             process = lab.popen(number, argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stack.callback(process.terminate)
         wait_until_measured(lab)
         yield
+
+
+def measure_alone(lab: Lab, number: int, models: Sequence[str]) -> None:
+    """One device after another: they share this machine's cores and caches, as real ones do not."""
+    argv = [
+        *SWARM,
+        "bench",
+        *models,
+        "--threads",
+        "1",
+        "--no-mdns",
+        "--interface",
+        "127.0.0.1",
+        "--wait",
+        "0",
+        "--json",
+    ]
+    done = lab.run(number, argv, timeout_s=READY_S)
+    if done.returncode:
+        raise SystemExit(done.stderr)
 
 
 def wait_until_measured(lab: Lab) -> None:
@@ -109,7 +135,7 @@ def wait_until_measured(lab: Lab) -> None:
 
 
 def contest(lab: Lab, model: str) -> list[dict[str, Any]]:
-    argv = [*SWARM, "plan", model, "--weights", weights(model), "--run", str(RUNS), "--wait", "6", "--json"]
+    argv = [*SWARM, "plan", model, "--weights", weights(model), "--run", str(runs(model)), "--wait", "6", "--json"]
     done = lab.run(0, argv, timeout_s=PLAN_S)
     if done.returncode:
         raise SystemExit(f"{model}: {done.stderr}")
@@ -155,7 +181,7 @@ def main() -> None:
         studies = Path(library.env(0)["XDG_CACHE_HOME"])
         study_at_full_speed(sorted({model for name in names for model in SCENES[name].models}), studies)
         for name in names:
-            with Lab(SCENES[name].devices, homes=True) as lab, joined(lab, studies):
+            with Lab(SCENES[name].devices, homes=True) as lab, joined(lab, studies, SCENES[name].models):
                 for model in SCENES[name].models:
                     rows = contest(lab, model)
                     errors += show(name, model, rows)
