@@ -31,7 +31,7 @@ RETRY_S = (0.2, 3.0)
 """Pauses after an attempt to mend that failed: the first, and the longest."""
 PATIENCE_S = 5.0
 """How long a request waits for a new plan after an attempt to come to one has failed."""
-REVIEW_S = 10.0
+REVIEW_S = 30.0
 SETTLE_S = 1.0
 ASK_AROUND_S = 15.0
 BETTER = 1.15
@@ -191,7 +191,7 @@ class Healer:
         own = [route.plan for route in self._routes]
         outlook = self._order.outlook(self._view(), own)
         try:
-            candidate = self._order.candidate(outlook)
+            candidate = await asyncio.to_thread(self._order.candidate, outlook)
             if candidate.plan is None or not self._is_better(candidate.plan, outlook):
                 return
             plans = await self._order.agree(self._view(), MEND_S, _quiet, own)

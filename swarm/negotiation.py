@@ -32,7 +32,7 @@ STALL_S = 20.0
 """A peer that works on an offer says so every few seconds; one that is silent for so long will never be done."""
 LOOK_S = 0.5
 
-Propose = Callable[[View], Sequence[Plan]]
+Propose = Callable[[View], Awaitable[Sequence[Plan]]]
 """Plans for this view that are wanted together; raises when there are none."""
 
 MakeOffer = Callable[[Plan, PeerId], tuple[dict[str, Any], bytes]]
@@ -75,7 +75,7 @@ async def negotiate(
     seen = view
     for round_ in range(ROUNDS):
         try:
-            plans = propose(seen)
+            plans = await propose(seen)
         except SwarmError as error:
             if not any(refusal.free_bytes is not None for refusal in refused):
                 raise _refused(refused) if refused else error from None

@@ -5,6 +5,7 @@ view ─▶ survey (stage times) ─▶ doubts ─▶ strategy: the contest ─�
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -139,8 +140,8 @@ class Order:
         """Negotiate what `choose` makes of the view."""
         opened: list[str] = []
 
-        def propose(seen: View) -> Sequence[Plan]:
-            candidate = choose(seen)
+        async def propose(seen: View) -> Sequence[Plan]:
+            candidate = await asyncio.to_thread(choose, seen)  # on a small device it takes a while
             assert candidate.plan is not None
             plans = [self._named(plan) for plan in (candidate.plan, *candidate.standbys)]
             for plan in plans:

@@ -53,7 +53,7 @@ class Sessions:
         async with in_time(f"Planning {wish.model}", timeout_s):
             order = await self._loader.order(wish, self._view(), progress)
             outlook = order.outlook(self._view())
-            return Contest(order, outlook, tuple(order.contest(outlook)))
+            return Contest(order, outlook, tuple(await asyncio.to_thread(order.contest, outlook)))
 
     async def open(self, contest: Contest, candidate: Candidate, timeout_s: float, progress: Progress) -> Session:
         """See `Peer.open`."""

@@ -58,7 +58,7 @@ async def test_after_a_decline_the_plan_is_made_again_without_that_peer(tmp_path
     async with swarm_of(tmp_path, "me", "ant", "bee", "cat", bee=16) as [me, ant, bee, cat]:
         seen: list[list[str]] = []
 
-        def propose(view: View) -> list[Plan]:
+        async def propose(view: View) -> list[Plan]:
             here = [record.id for record in view.alive() if record.id != "me"]
             seen.append(list(here))
             return [chain_of(me, *(node for node in (ant, bee, cat) if node.id in here[:2]))]
@@ -72,7 +72,7 @@ async def test_a_peer_that_cannot_be_reached_counts_as_a_refusal(tmp_path: Path)
     async with swarm_of(tmp_path, "me", "ant") as [me, ant]:
         plan = replace(chain_of(me, ant), steps=(replace(chain_of(me, ant).steps[0], peers=(PeerId("ghost"),)),))
         with pytest.raises(PeerUnreachable, match="ghost"):
-            await negotiate(me.exchange, view_of(me, ant), lambda view: [plan], offer_of, timeout_s=3)
+            await agree(me, plan, ant)
 
 
 @pytest.mark.parametrize(
@@ -249,16 +249,10 @@ async def test_a_peer_that_fails_to_load_is_left_out_of_the_next_plan(tmp_path: 
 
         ant.workshop.build = broken  # type: ignore[method-assign, assignment]
 
-        def first(nodes: Any) -> Any:
-            return next(iter(nodes))
+        async def propose(view: View) -> list[Plan]:
+            return [chain_of(me, next(node for node in (ant, bee) if view.find(node.id)))]
 
-        [plan] = await negotiate(
-            me.exchange,
-            view_of(me, ant, bee),
-            lambda view: [chain_of(me, first(node for node in (ant, bee) if view.find(node.id)))],
-            offer_of,
-            timeout_s=10,
-        )
+        [plan] = await negotiate(me.exchange, view_of(me, ant, bee), propose, offer_of, timeout_s=10)
         assert plan.steps[0].peers == ("bee",)
         with pytest.raises(SwarmError, match="ant"):
             await agree(me, chain_of(me, ant, plan_id="only ant"), ant)

@@ -209,7 +209,11 @@ def offer_of(plan: Plan, peer: PeerId, *sources: PeerId) -> tuple[dict[str, Any]
 
 async def agree(me: Node, plan: Plan, *others: Node, offer: MakeOffer = offer_of) -> Plan:
     """Negotiate this very plan, or raise why not."""
-    await negotiate(me.exchange, view_of(me, *others), lambda view: [plan], offer, timeout_s=10)
+
+    async def propose(view: View) -> list[Plan]:
+        return [plan]
+
+    await negotiate(me.exchange, view_of(me, *others), propose, offer, timeout_s=10)
     return plan
 
 

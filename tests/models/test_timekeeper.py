@@ -231,7 +231,7 @@ async def test_a_workshop_times_a_real_model_and_learns(tmp_path: Path, fashion:
 def test_a_stage_that_does_not_run_on_made_up_values_is_left_out(
     fashion: Blueprint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(run: object) -> float:
+    def refuse(run: object, alike: int) -> float:
         raise IndexError("index 7 is out of bounds")
 
     monkeypatch.setattr(timing, "_timed", refuse)

@@ -1,0 +1,39 @@
+"""What a session does when a link or a device of the LAN gets into trouble, on emulated devices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.asker import Asker
+from tests.lab import Device, Lab
+
+NAMES = ("ant", "bee", "cat")
+MBIT = 10**6
+
+
+@contextmanager
+def swarm_of_three(link_mbit: int) -> Iterator[Lab]:
+    """Workers on devices 0 to 2; device 3 is for who asks."""
+    with Lab([Device(None, None, link_mbit * MBIT, name) for name in (*NAMES, "asker")], homes=True) as lab:
+        for number, name in enumerate(NAMES):
+            argv = [sys.executable, "-P", "-m", "swarm", "join", "--name", name, "--threads", "1", "--json"]
+            lab.popen(number, argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        yield lab
+
+
+def test_a_link_that_collapses_in_mid_run_is_planned_around() -> None:
+    with swarm_of_three(200) as lab:
+        asker = Asker(lab, 3, *NAMES, "--model", "vit_tiny_patch16_224", "--weights", "random:0", "--at-once", "2")
+        asker.wait(lambda it: len(it.all("request")) >= 10)
+        victim = asker.all("plan")[-1]["peers"][0]
+        lab.relink(NAMES.index(victim), 2 * MBIT)
+        asker.wait(lambda it: victim not in it.all("plan")[-1]["peers"], within_s=60)
+        answered = len(asker.all("request"))
+        asker.wait(lambda it: len(it.all("request")) >= answered + 10, within_s=60)
+        asker.stop()
+    assert not asker.all("lost")
+    assert all(row["right"] for row in asker.all("request"))
+    assert not asker.all("gone"), "slow is not dead"
