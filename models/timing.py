@@ -34,6 +34,7 @@ THROTTLED = 3.0
 """Times that under a CPU quota, whose periods are a tenth of a second by default and leave no short time even."""
 LEAST_SHARE = 0.1
 """Of what was measured: a stage takes some time, however much of it looks like the call's."""
+LEAST_CALL_S = 1e-8
 SPECK = TensorSpec((1,))
 PATTERN_ELEMENTS = 2**18
 
@@ -46,7 +47,13 @@ def stage_s(blueprint: Blueprint, index: int, device: str) -> float | None:
         run = assemble(blueprint, part, _made_up(blueprint, part, device), device)
         alike = sum(stage.kind == blueprint.profile.stages[index].kind for stage in blueprint.profile.stages)
         whole_s = _timed(run, alike)
-    except (RuntimeError, IndexError, ValueError) as error:  # an operator that looks at values, or memory that is short
+    except (
+        RuntimeError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AssertionError,
+    ) as error:  # an operator that looks at values, or memory that is short
         log.warning("%s cannot be timed with made-up values: %s", part.name, error)
         return None
     like = run.input if device.partition(":")[0] != "cpu" else SPECK  # elsewhere its bytes have a way to go
@@ -70,7 +77,7 @@ def _timed(run: RunnablePart, alike: int = 1) -> float:
     copied_s = (
         _sustained_s(partial(np.array, x, order="C"), LEAST_S) if run.copies_input and not run.takes_pixels else 0.0
     )
-    return max(0.0, _sustained_s(partial(run, x), window_s) - copied_s)
+    return max(LEAST_CALL_S, _sustained_s(partial(run, x), window_s) - copied_s)
 
 
 def _sustained_s(act: Callable[[], object], window_s: float) -> float:

@@ -28,7 +28,7 @@ def by_merit(candidates: list[Candidate], goal: Goal) -> list[Candidate]:
     able = [(candidate.plan, candidate) for candidate in candidates if candidate.plan is not None]
     ranked = [candidate for _, candidate in sorted(able, key=lambda pair: _order(pair[0], goal))]
     single = next((candidate for candidate in ranked if is_single(candidate)), None)
-    if single is None or goal.metric == "memory" or ratio(single, ranked[0], goal) > NOISE:
+    if single is None or goal.metric == "memory" or not ratio(single, ranked[0], goal) <= NOISE:
         return ranked
     return [single, *(candidate for candidate in ranked if candidate is not single)]
 

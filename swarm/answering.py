@@ -9,11 +9,9 @@ pick a route ─▶ ask ─▶ answer
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from time import monotonic
-from typing import Any
 
-from swarm.errors import DeadlineExceeded, Overloaded, PeerError, SwarmError
+from swarm.errors import BadInput, DeadlineExceeded, Overloaded, PeerError, SwarmError
 from swarm.healing import Healer
 from swarm.requests import Outcome
 from swarm.route import Route
@@ -21,101 +19,112 @@ from swarm.types import Array
 
 OVERLOADED_S = 0.2
 """How long a request waits before it knocks again at a queue that was full."""
+MAX_LOSSES, MAX_FAILURES = 6, 2
+"""A request under which peers go or fail again and again may itself be the cause."""
 MAX_HEDGES = 8
 """Requests of one session that may be asked twice at once: the cure must not be a second illness."""
+LOOK_S = 0.25
+"""How often a late request looks for another way."""
 
 
 class Answering:
     """All requests of one session."""
 
     def __init__(self, healer: Healer) -> None:
-        self._healer = healer
-        self._hedges = 0
+        self.healer = healer
+        self.hedges = 0
 
     async def answer(self, x: Array, deadline: float) -> tuple[Outcome, int]:
         """The outcome for `x` `[B, ...]`, and how many attempts it took; until `deadline` (monotonic seconds).
 
         :raises SwarmError: no plan could answer; the sentence says why.
         """
-        route = await self._healer.pick(deadline)
-        request = _Request(self._healer, x, deadline)
+        request = _Request(self, x, deadline)
         try:
-            request.ask(route)
             while True:
-                late_s = None if request.is_hedged or self._hedges >= MAX_HEDGES else route.patience_s
-                outcome = await request.wait(late_s)
+                if not request.is_out:
+                    request.ask(await self.healer.routes.pick(deadline))
+                outcome = await request.wait()
                 if outcome is not None:
                     return outcome, request.attempts
-                if request.has_none:
-                    route = await self._healer.pick(deadline)
-                    request.ask(route)
-                elif not request.is_hedged:
-                    self._hedges += 1
-                    request.hedge(route)
         finally:
-            self._hedges -= request.is_hedged
             await request.end()
 
 
 class _Request:
     """One input, and the tasks that are out for its answer."""
 
-    def __init__(self, healer: Healer, x: Array, deadline: float) -> None:
+    def __init__(self, all_: Answering, x: Array, deadline: float) -> None:
         self.attempts = 0
-        self.is_hedged = False
-        self._healer = healer
+        self._all = all_
         self._x = x
         self._deadline = deadline
         self._asked: dict[asyncio.Task[Outcome], Route] = {}
-        self._others: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[bool] | None = None
+        self._is_late = False
+        self._is_hedged = False
+        self._failures = 0
 
     @property
-    def has_none(self) -> bool:
-        return not self._asked and not self._others
+    def is_out(self) -> bool:
+        return bool(self._asked)
 
     def ask(self, route: Route) -> None:
         self.attempts += 1
+        if not self._asked:
+            self._is_late = False
         self._asked[asyncio.create_task(route.ask(self._x, self._deadline))] = route
 
-    def hedge(self, route: Route) -> None:
-        """It is late on this route: have it looked for, and ask on another as soon as there is one."""
-        self.is_hedged = True
-        self._beside(self._healer.look_for(route))
-        self._beside(self._ask_another(route))
-
-    async def _ask_another(self, route: Route) -> None:
-        try:
-            self.ask(await self._healer.pick(self._deadline, avoid=route))
-        except SwarmError:
-            return  # then the first way has to do; it says itself what becomes of it
-
-    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._others.add(task)
-
-    async def wait(self, late_s: float | None) -> Outcome | None:
+    async def wait(self) -> Outcome | None:
         """Until something ends or it is late. None unless it is the answer; raises what no other plan can help."""
-        tasks = {*self._asked, *self._others}
-        done, _ = await asyncio.wait(tasks, timeout=late_s, return_when=asyncio.FIRST_COMPLETED)
-        self._others -= done
-        for task in [task for task in self._asked if task in done]:
-            route = self._asked.pop(task)
-            try:
-                return task.result()
-            except Overloaded:
-                await asyncio.sleep(min(OVERLOADED_S, max(0.0, self._deadline - monotonic())))
-                if monotonic() >= self._deadline:
-                    raise
-            except PeerError as error:
-                self._healer.failed(route, error)
-            except DeadlineExceeded:
-                if not self._asked:
-                    raise
+        route = next(iter(self._asked.values()))
+        late_s = LOOK_S if self._is_late else route.patience_s(len(self._x))
+        done, _ = await asyncio.wait(self._asked, timeout=late_s, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            self._late(route, late_s)
+        for task in done:
+            if (outcome := await self._ended(task, self._asked.pop(task))) is not None:
+                return outcome
         return None
+
+    async def _ended(self, task: asyncio.Task[Outcome], route: Route) -> Outcome | None:
+        try:
+            return task.result()
+        except Overloaded:
+            await asyncio.sleep(min(OVERLOADED_S, max(0.0, self._deadline - monotonic())))
+            if monotonic() >= self._deadline:
+                raise
+        except DeadlineExceeded:
+            if not self._asked:
+                raise
+        except SwarmError as error:
+            self._failures += 1
+            most = MAX_LOSSES if isinstance(error, PeerError) else MAX_FAILURES
+            if not _is_anothers(error) or self._failures >= most:
+                raise
+            self._all.healer.failed(route, error)
+        return None
+
+    def _late(self, route: Route, late_s: float) -> None:
+        """Have it looked for; ask on another route as soon as there is one, or again where nobody has it."""
+        healer = self._all.healer
+        if not self._is_late:
+            self._is_late = True
+            self._looking = asyncio.create_task(healer.look_for(route, late_s))
+        if self._is_hedged or (self._all.hedges >= MAX_HEDGES and healer.routes.uses(route)):
+            return
+        is_nowhere = self._looking is not None and self._looking.done() and not self._looking.result()
+        other = route if is_nowhere and healer.routes.uses(route) else healer.routes.at_hand([route])
+        if other is not None:
+            self._is_hedged = True
+            self._all.hedges += 1
+            self.ask(other)
 
     async def end(self) -> None:
         """Whoever is still out comes back; the peers are told."""
-        tasks = {*self._asked, *self._others}
+        self._all.hedges -= self._is_hedged
+        tasks: set[asyncio.Task[Outcome] | asyncio.Task[bool]] = {*self._asked}
+        tasks |= {self._looking} if self._looking is not None else set()
         for task in tasks:
             task.cancel()
         if tasks:
@@ -123,3 +132,8 @@ class _Request:
         for task in tasks:
             if not task.cancelled():
                 task.exception()  # seen
+
+
+def _is_anothers(error: SwarmError) -> bool:
+    """Not the request's own fault, as far as can be told: another plan may answer it."""
+    return isinstance(error, PeerError) or (bool(error.reporter) and not isinstance(error, BadInput))

@@ -141,11 +141,14 @@ class Dataflow:
         self._plans[plan.id] = plan
 
     def remove(self, plan_id: str) -> None:
-        """Forget a plan; what still runs for it ends."""
-        self._plans.pop(plan_id, None)
+        """Forget a plan; what still runs for it ends, and its requester hears of it."""
+        plan = self._plans.pop(plan_id, None)
         self._requests.closed(plan_id)
         for key in [key for key in self._running if key[0] == plan_id]:
             self._stop(key)
+            if plan is not None and plan.requester != self._me:
+                fields = {"plan": plan_id, "request": key[1], **describe(_forgotten(self._name))}
+                self._spawn((plan_id, 0), self._tell, plan.requester, "failed", fields)
 
     def lost(self, peer: PeerId, name: str) -> None:
         """A peer is gone: end every request that needs it, with a sentence."""
@@ -165,7 +168,7 @@ class Dataflow:
         with self._requests.open(plan, len(x)) as (request, answer):
             try:
                 async with asyncio.timeout(deadline - monotonic()):
-                    with self.whereabouts.at(plan.id, INPUT) as work:
+                    with self.whereabouts.at(plan.id, INPUT, len(x)) as work:
                         await self._send(plan, edge, request, x, (), deadline, work)
                     return await answer
             except TimeoutError:
@@ -243,7 +246,7 @@ class Dataflow:
         deadline: float,
     ) -> None:
         try:
-            with self.whereabouts.at(plan.id, step.id) as work:
+            with self.whereabouts.at(plan.id, step.id, arrival.tensor.shape[0]) as work:
                 ran = await run
                 row = StepTrace(step.id, self._name, ran.queue_s, ran.compute_s, wire_s, nbytes)
                 for edge in plan.outputs(step.id):

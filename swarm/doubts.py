@@ -19,13 +19,16 @@ GUESSED_RTT_S: Final = 0.005
 
 @dataclass(slots=True)
 class _Doubt:
-    """Holds until a time; doubles each time that it comes back before it was long gone."""
+    """Holds until a time. What is seen meanwhile is the same trouble; what comes back after it lasts twice as long."""
 
     until: float = 0.0
     lasts_s: float = 0.0
     value: float = 0.0
 
     def renew(self, now: float, value: float) -> None:
+        if now < self.until:
+            self.value = value
+            return
         if now > self.until + LONGEST_S:
             self.lasts_s = 0.0
         self.lasts_s = min(LONGEST_S, max(FIRST_S, 2 * self.lasts_s))

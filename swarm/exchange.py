@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol, cast
 
-from swarm.errors import SwarmError
+from swarm.errors import DeadlineExceeded, SwarmError
 from swarm.transport import Call, Channel, Hello, Links, Purpose, Reply, Service
 from swarm.types import PeerId
 
@@ -83,9 +84,14 @@ class Exchange:
         call = Call(method, fields, body, monotonic() + timeout_s)
         try:
             served = self._service.serve(cast(Channel, Myself(self._me)), call)
-            return await served if inspect.isawaitable(served) else served
+            if not inspect.isawaitable(served):
+                return served
+            async with asyncio.timeout(timeout_s):
+                return await served
         except SwarmError:
             raise
+        except TimeoutError:
+            raise DeadlineExceeded(f"This peer did not finish '{method}' within {timeout_s:.3g} s.") from None
         except Exception as error:
             log.exception("serving '%s' for this peer itself failed", method)
             raise SwarmError(f"This peer failed while serving '{method}'; its log says why.") from error

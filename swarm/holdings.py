@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
+import numpy as np
 import psutil
 
 from swarm.batching import Batcher, Ran
@@ -138,9 +139,15 @@ class Holdings:
 
     async def _build(self, blueprint: Blueprint, part: Part, digests: Sequence[str], nbytes: int) -> None:
         self._make_room(part, nbytes)
-        run = await self.batcher.in_worker(lambda: self._workshop().build(blueprint, part, digests, self._locate))
+        run = await self.batcher.in_worker(lambda: self._built(blueprint, part, digests))
         self._held[part.key] = Held(part, run, nbytes, digests)
         self._on_change(self.names)
+
+    def _built(self, blueprint: Blueprint, part: Part, digests: Sequence[str]) -> RunnablePart:
+        """Run once, on nothing: the first request shall not wait for the disk, nor find out that a part is broken."""
+        run = self._workshop().build(blueprint, part, digests, self._locate)
+        run(np.zeros((1, *blueprint.boundary(part.start).shape), np.float32))
+        return run
 
     def drop_cold(self) -> None:
         """Let go of parts that nobody has leased or used for a while."""

@@ -84,6 +84,8 @@ async def negotiate(
             refusals = await _agree(_Talk(exchange, seen, deadline, heard, make_offer), plans)
             if not refusals:
                 return plans
+            if monotonic() >= deadline:
+                raise _refused([*refused, *refusals])
             for refusal in refusals:
                 on_refusal(refusal)
             refused += refusals

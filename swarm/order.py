@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from swarm import schema
 from swarm.doubts import Doubts
-from swarm.errors import DeadlineExceeded, PeerError, PeerLost
+from swarm.errors import PeerError
 from swarm.exchange import Caller, Exchange
 from swarm.negotiation import Refusal, negotiate
 from swarm.plan import Candidate, Estimate, Goal, Offer, Part, Plan, Step, weights_digest
@@ -78,7 +78,7 @@ class Order:
     is_pinned: bool = False
     """Its plan stays as long as it works, whatever else would be better."""
     doubts: Doubts = field(default_factory=Doubts)
-    _stage_s: dict[PeerId, tuple[int, tuple[float, ...]]] = field(default_factory=dict)
+    _stage_s: dict[PeerId, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def is_fixed(self) -> bool:
@@ -97,14 +97,14 @@ class Order:
         fastest = sorted(takers(view), key=lambda r: (-r.profile.flops_per_s.get("float32", 0.0), r.id))
         records = {record.id: record for record in fastest[:MAX_SURVEYED]}
         asked = await self.survey.ask(self.blueprint, records, timeout_s)
-        self._stage_s |= {peer: (records[peer].incarnation, times) for peer, times in asked.items()}
+        self._stage_s |= asked
 
     def outlook(self, view: View, own: Sequence[Plan] = (), *, wary: bool = True) -> View:
         """The view to plan with: stage times, this session's own plans not counted as load, doubts applied; those
         about peers that were lost only when `wary`."""
-        known = {peer: times for peer, (incarnation, times) in self._stage_s.items() if _lives(view, peer, incarnation)}
+        known = {peer: times for peer, times in self._stage_s.items() if view.find(peer) is not None}
         able = {record.id for record in takers(view)}
-        peers = tuple(_credited(seen, own) if seen.record.id in able else _unmeasured(seen) for seen in view.peers)
+        peers = tuple(seen if seen.record.id in able else _unmeasured(seen) for seen in credited(view, own).peers)
         return self.doubts.applied(replace(view, peers=peers, stage_s=known), monotonic(), wary=wary)
 
     # Planning
@@ -120,19 +120,37 @@ class Order:
 
     # Agreeing
 
-    async def agree(self, view: View, timeout_s: float, progress: Progress, own: Sequence[Plan] = ()) -> Sequence[Plan]:
-        """The best plan and its standbys, every part loaded. `own` are this session's plans that go when it has these.
+    async def agree(
+        self,
+        view: View,
+        timeout_s: float,
+        progress: Progress,
+        own: Sequence[Plan] = (),
+        *,
+        is_lenient: bool = False,
+    ) -> Sequence[Plan]:
+        """The best plan and its standbys, every part loaded. `own` are this session's plans that go when it has these;
+        `is_lenient` takes fewer standbys than the goal wants where there cannot be so many.
 
         :raises PeerError: no plan was found or agreed on; the sentence says why.
         """
+        goals = [self.goal]
+        if is_lenient and self.goal.survive:
+            goals += [replace(self.goal, survive=count) for count in range(self.goal.survive - 1, 0, -1)]
+            goals.append(replace(self.goal, metric="latency", survive=0))
 
         def choose(seen: View) -> Candidate:
-            try:
-                return self.candidate(self.outlook(seen, own))
-            except PeerError:  # those that were lost of late are better than none
-                return self.candidate(self.outlook(seen, own, wary=False))
+            wary, trusting = (self.outlook(seen, wary=wary) for wary in (True, False))
+            reasons: list[PeerError] = []
+            for goal in goals:
+                for outlook in (wary, trusting):  # those that were lost of late are better than none
+                    try:
+                        return self.planner.choose(self.strategy, self.blueprint.profile, outlook, goal)
+                    except PeerError as error:
+                        reasons.append(error)
+            raise reasons[0]
 
-        return await self.settle(choose, view, timeout_s, progress)
+        return await self.settle(choose, credited(view, own), timeout_s, progress)
 
     async def settle(
         self, choose: Callable[[View], Candidate], view: View, timeout_s: float, progress: Progress
@@ -165,7 +183,8 @@ class Order:
                 self.reports.close(plan_id)
 
     def _refused(self, refusal: Refusal) -> None:
-        if isinstance(refusal.error, (PeerLost, DeadlineExceeded)):
+        """Whoever lacks room has said how much it has; anybody else is left alone for a while."""
+        if refusal.free_bytes is None:
             self.doubts.lost(refusal.peer, monotonic())
 
     def _named(self, plan: Plan) -> Plan:
@@ -203,9 +222,9 @@ def _unmeasured(seen: PeerView) -> PeerView:
     return replace(seen, record=replace(seen.record, profile=replace(seen.record.profile, flops_per_s={})))
 
 
-def _lives(view: View, peer: PeerId, incarnation: int) -> bool:
-    record = view.find(peer)
-    return record is not None and record.incarnation == incarnation
+def credited(view: View, own: Sequence[Plan]) -> View:
+    """The view in which the peers of a session's present plans are free of them."""
+    return replace(view, peers=tuple(_credited(seen, own) for seen in view.peers)) if own else view
 
 
 def _credited(seen: PeerView, own: Sequence[Plan]) -> PeerView:

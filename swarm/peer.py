@@ -181,9 +181,9 @@ class Peer:
         await self._announce(addresses)
         tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
         self._tasks = tasks
-        background = [tasks.create_task(self._host.watch_leases()), tasks.create_task(self._watch_losses())]
+        background = [self._spawn(self._host.watch_leases), self._spawn(self._watch_losses)]
         if not self._client:
-            background.append(tasks.create_task(self._portrait.keep()))
+            background.append(self._spawn(self._portrait.keep))
         self._stack.callback(lambda: [task.cancel() for task in background])
 
     def _wire_up(self, router: Router) -> None:
@@ -220,6 +220,7 @@ class Peer:
             role.register(router)
         survey = Survey(self._exchange, lambda: self._workshop, self._holdings)
         survey.register(router)
+        self._stack.push_async_callback(survey.aclose)
         loader = Loader(
             self._exchange,
             self._store,

@@ -29,12 +29,13 @@ class Route:
 
     def __init__(self, plan: Plan, exchange: Exchange, dataflow: Dataflow, on_broken: Callable[[Route], None]) -> None:
         self.plan = plan
-        self.pace = Pace(plan.estimate.latency_s, _bottleneck_s(plan))
-        self.in_flight = 0
         self.broken: SwarmError | None = None
+        self.has_answered = False
         self._exchange = exchange
         self._dataflow = dataflow
         self._on_broken = on_broken
+        self._paces: dict[int, Pace] = {}
+        self._in_flight = 0
         self._kept_until_s = monotonic() + LEASE_S
         self._idle = asyncio.Event()
         self._idle.set()
@@ -44,20 +45,30 @@ class Route:
     async def ask(self, x: Array, deadline: float) -> Outcome:
         """See `Dataflow.ask`."""
         began = monotonic()
-        self.in_flight += 1
+        self._in_flight += 1
         self._idle.clear()
         try:
             outcome = await self._dataflow.ask(self.plan, x, deadline)
-            self.pace.took(monotonic() - began)
+            self.has_answered = True
+            self._pace(len(x)).took(monotonic() - began)
             return outcome
         finally:
-            self.in_flight -= 1
-            if not self.in_flight:
+            self._in_flight -= 1
+            if not self._in_flight:
                 self._idle.set()
 
-    @property
-    def patience_s(self) -> float:
-        return self.pace.patience_s(self.in_flight)
+    def patience_s(self, rows: int) -> float:
+        """How long a request of so many samples may take before it is looked for."""
+        return self._pace(rows).patience_s(self._in_flight)
+
+    def _pace(self, rows: int) -> Pace:
+        """Requests of about one size have one pace: a batch takes longer, by nobody knows how much."""
+        size = rows.bit_length()
+        if size not in self._paces:
+            estimate = self.plan.estimate
+            each_s = 1 / estimate.throughput_per_s if estimate.throughput_per_s else 0.0
+            self._paces[size] = Pace(rows * estimate.latency_s, rows * each_s)
+        return self._paces[size]
 
     def fail(self, error: SwarmError) -> None:
         """It leads nowhere any more; only the first reason counts."""
@@ -82,14 +93,13 @@ class Route:
                 error, self._kept_until_s = None, asked_s + LEASE_S
         self.fail(error)
 
-    async def drain(self) -> None:
-        """Let the requests that are on it come to their ends, then close."""
+    async def drained(self) -> None:
+        """Until the requests that are on it have come to their ends; not for ever."""
         try:
             async with asyncio.timeout(DRAIN_S):
                 await self._idle.wait()
         except TimeoutError:
             log.info("requests of plan %s did not end within %s s", self.plan.id, DRAIN_S)
-        await self.aclose()
 
     async def aclose(self) -> None:
         """End its requests and release the parts; idempotent, and bounded in time."""
@@ -98,7 +108,3 @@ class Route:
         self._is_closed = True
         self._dataflow.remove(self.plan.id)
         await release(self._exchange, self.plan)
-
-
-def _bottleneck_s(plan: Plan) -> float:
-    return 1 / plan.estimate.throughput_per_s if plan.estimate.throughput_per_s else 0.0

@@ -41,7 +41,7 @@ class Session:
     @property
     def plan(self) -> Plan:
         """The one in use; another one after a loss, or when a better one was found."""
-        return self._healer.plan
+        return self._healer.routes.plan
 
     async def __call__(self, x: Any, *, deadline_s: float = DEADLINE_S) -> Result:
         """Answer a batch within `deadline_s` seconds.

@@ -36,6 +36,8 @@ class Stand:
     """The peer to which its tensor is on the way; empty while the step waits or computes."""
     nbytes: Count = 0
     """Of that tensor."""
+    rows: Count = 1
+    """Samples of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Work:
     """One request at one step, here; its owner says when it begins to send."""
 
     step: str
+    rows: int
     since: float = field(default_factory=monotonic)
     to: str = ""
     nbytes: int = 0
@@ -76,9 +79,9 @@ class Whereabouts:
         router.add("whereabouts", self._answer)
 
     @contextmanager
-    def at(self, plan_id: str, step: str) -> Iterator[Work]:
-        """A request is here, until the block ends."""
-        work = Work(step)
+    def at(self, plan_id: str, step: str, rows: int) -> Iterator[Work]:
+        """A request of so many samples is here, until the block ends."""
+        work = Work(step, rows)
         works = self._works.setdefault(plan_id, {})
         works[id(work)] = work
         try:
@@ -94,7 +97,7 @@ class Whereabouts:
         if not works:
             return None
         work = min(works.values(), key=lambda work: work.since)
-        return Stand(work.step, monotonic() - work.since, work.to, work.nbytes)
+        return Stand(work.step, monotonic() - work.since, work.to, work.nbytes, work.rows)
 
     async def look(self, plan: Plan) -> list[Sighting]:
         """Ask every peer of one's own plan, this one included; takes at most about `ASK_S`."""
@@ -116,9 +119,14 @@ class Whereabouts:
         return Reply({"stand": None if stand is None else schema.pack(stand)}, b"")
 
 
-def culprit(sightings: Sequence[Sighting]) -> Sighting | None:
-    """Who holds the plan up: whoever has had a request for longest, or else one that does not even answer."""
-    standing = [seen for seen in sightings if seen.stand is not None]
+def culprit(sightings: Sequence[Sighting], least_s: float) -> Sighting | None:
+    """Who holds the plan up: whoever has had a request for longest, and for `least_s` at least; but one that does not
+    even answer, where the longest is on its way there or nobody has had any for so long. None when nobody has it."""
+    silent = {seen.peer: seen for seen in sightings if seen.silent}
+    standing = [(seen.stand.since_s, seen.peer, seen.stand.to, seen) for seen in sightings if seen.stand is not None]
     if standing:
-        return max(standing, key=lambda seen: (seen.stand.since_s if seen.stand else 0.0, seen.peer))
-    return next((seen for seen in sightings if seen.silent), None)
+        since_s, _, to, seen = max(standing, key=lambda row: row[:2])
+        if not silent or (since_s >= least_s and to not in silent):
+            return seen
+        return silent.get(PeerId(to), next(iter(silent.values())))
+    return next(iter(silent.values()), None)

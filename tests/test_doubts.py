@@ -21,7 +21,8 @@ def here(seen: View) -> list[str]:
 
 def test_who_was_lost_is_left_out_for_a_while_and_longer_the_next_time() -> None:
     doubts = Doubts()
-    doubts.lost(ANT, 100.0)
+    for moment in (100.0, 100.1, 100.2):  # several requests saw the same
+        doubts.lost(ANT, moment)
     assert here(doubts.applied(view(), 100.0 + FIRST_S - 0.1)) == [BEE, ME]
     assert here(doubts.applied(view(), 100.0 + FIRST_S + 0.1)) == [ANT, BEE, ME]
     doubts.lost(ANT, 110.0)

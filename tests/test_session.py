@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from swarm import healing, host, route
+from swarm import host, route, routes
 from swarm.errors import DeadlineExceeded, PeerError, SwarmError
 from tests.toy import Swarm, session_of, swarm_of
 
@@ -18,7 +18,7 @@ def _short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (host, route):
         monkeypatch.setattr(module, "LEASE_S", 2.0)
     monkeypatch.setattr(route, "RETRY_S", 0.1)
-    monkeypatch.setattr(healing, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(routes, "PATIENCE_S", 1.0)
 
 
 async def test_a_broken_connection_does_not_end_the_session(tmp_path: Path) -> None:

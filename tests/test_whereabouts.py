@@ -26,7 +26,7 @@ async def test_it_is_where_it_has_stood_longest(tmp_path: Path) -> None:
         asking = asyncio.create_task(me.dataflow.ask(plan, np.ones((1, 4), np.float32), loop.time() + 10))
         await eventually(lambda: bee.holdings.batcher._running)
         await eventually(lambda: ant.dataflow.whereabouts.longest(plan.id) is None)
-        found = culprit(await me.dataflow.whereabouts.look(plan))
+        found = culprit(await me.dataflow.whereabouts.look(plan), 0.0)
         assert found is not None
         assert found.stand is not None
         assert (found.peer, found.stand.step, found.stand.to) == ("bee", "1", "")
@@ -40,11 +40,13 @@ async def test_who_does_not_answer_is_suspected(tmp_path: Path) -> None:
         plan = chain_of(me, ant)
         await ant.die()
         sightings = await me.dataflow.whereabouts.look(plan)
-        assert culprit(sightings) == Sighting(PeerId("ant"), silent=True)
+        assert culprit(sightings, 1.0) == Sighting(PeerId("ant"), silent=True)
 
 
-def test_a_stand_says_more_than_silence() -> None:
+def test_a_stand_says_more_than_silence_unless_it_is_short_or_leads_there() -> None:
     ant, bee, cat = (PeerId(name) for name in ("ant", "bee", "cat"))
-    sightings = [Sighting(ant, silent=True), Sighting(bee, Stand("0", 1.0)), Sighting(cat, Stand("1", 0.2, "bee", 9))]
-    assert culprit(sightings) == sightings[1]
-    assert culprit([Sighting(ant)]) is None
+    silent, stands = Sighting(ant, silent=True), Sighting(bee, Stand("0", 1.0))
+    assert culprit([silent, stands, Sighting(cat, Stand("1", 0.2, "bee", 9))], 0.5) == stands
+    assert culprit([silent, stands], 2.0) == silent, "nobody has had it for long"
+    assert culprit([silent, Sighting(bee, Stand("0", 1.0, "ant", 9))], 0.5) == silent, "it is on its way there"
+    assert culprit([Sighting(ant)], 0.5) is None

@@ -150,6 +150,7 @@ class Node:
             self._die = listener.aclose
             await stack.enter_async_context(self.dataflow)
             await stack.enter_async_context(self.holdings.batcher)
+            stack.push_async_callback(self.survey.aclose)
             watch = asyncio.create_task(self.host.watch_leases())
             stack.callback(watch.cancel)
             yield self

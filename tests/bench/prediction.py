@@ -2,10 +2,10 @@
 
     python -m tests.bench.prediction [SCENE…]          Linux, root; about ten minutes for all scenes
 
-Each scene is a swarm of emulated devices and some models; a client on its first device asks. Steps are long enough for
-the emulation: a quota lets whoever was idle compute for some milliseconds at full speed, as no slow device does. Nothing is learned from
-the runs before the figures are taken: predictions are printed as they were before the first request. The last lines sum
-up: errors, whether the way that was chosen is the best, and how it compares with equal shares.
+Each scene is a swarm of emulated devices and some models; a client on its first device asks. Predictions are printed as
+they were before the first request: nothing is learned from the runs. Steps are long enough for the emulation, whose
+quotas let whoever was idle compute for some milliseconds at full speed, as no slow device does. The last lines sum up:
+errors, whether the way that was chosen is the best, and how it compares with equal shares.
 """
 
 from __future__ import annotations
