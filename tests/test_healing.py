@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from swarm import answering, healing, negotiation, pace
+from swarm import answering, healing, host, negotiation, pace, route
 from swarm.errors import NoFit
 from swarm.plan import Candidate, Goal, Part, Plan
 from swarm.transport import Call, Reply
@@ -271,3 +272,95 @@ async def test_many_requests_while_peers_die_and_come_back(tmp_path: Path) -> No
             await eventually(lambda: answered > before + 20)
             over.set()
             await asyncio.gather(*asking)
+
+
+async def test_closing_ends_requests_under_way_at_once_and_says_so(tmp_path: Path, stuck: threading.Event) -> None:
+    async with swarm_of(tmp_path, "me", "ant", "bee") as [me, ant, bee]:
+        async with session_of(Swarm(me, ant, bee)) as vit:
+            bee.workshop.before_run = holds(stuck)
+            asked = [asyncio.create_task(vit(ones())) for _ in range(3)]
+            await eventually(lambda: bee.holdings.batcher._running)
+            await vit.aclose()
+            async with asyncio.timeout(5):
+                ended = await asyncio.gather(*asked, return_exceptions=True)
+            stuck.set()
+        assert all("session was closed" in str(error) for error in ended), ended
+
+
+async def test_what_is_broken_does_not_wait_for_a_review(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newcomer is asked how fast it is and does not say; meanwhile somebody dies."""
+    monkeypatch.setattr(healing, "SETTLE_S", 0.0)
+    async with swarm_of(tmp_path, "me", "ant", "bee", "cat", "dog") as [me, ant, bee, cat, dog]:
+        swarm, asked = Swarm(me, ant, bee, cat), asyncio.Event()
+
+        async def never(_caller: object, _call: Call) -> Reply:
+            asked.set()
+            await asyncio.sleep(3600)
+            return Reply()
+
+        dog.router._routes["timings"] = (never, dog.router._routes["timings"][1])
+        async with session_of(swarm) as vit:
+            swarm.change(joined=[dog])
+            await asked.wait()
+            await bee.die()
+            swarm.change(gone=[bee])
+            await eventually(lambda: users(vit) == ["ant", "cat"])
+            assert (await vit(ones())).output.tolist() == WHOLE
+
+
+async def test_with_too_few_left_for_a_standby_the_session_goes_on_without(tmp_path: Path) -> None:
+    async with swarm_of(tmp_path, "me", "ant", "bee") as [me, ant, bee]:
+        swarm = Swarm(me, ant, bee, width=1)
+        async with session_of(swarm, Goal("survive", survive=1)) as vit:
+            assert len(vit._healer.routes.plans) == 2
+            await ant.die()
+            swarm.change(gone=[ant])
+            assert (await vit(ones())).output.tolist() == WHOLE
+            await eventually(lambda: [plan.peers() for plan in vit._healer.routes.plans] == [("bee",)])
+            assert (await vit(ones())).output.tolist() == WHOLE
+
+
+async def test_a_large_batch_is_no_straggler(tmp_path: Path) -> None:
+    async with swarm_of(tmp_path, "me", "ant", "bee") as [me, ant, bee], session_of(Swarm(me, ant, bee)) as vit:
+        for _ in range(20):
+            await vit(ones())
+        ant.workshop.before_run = lambda part: time.sleep(0.5)
+        result = await vit(np.ones((64, 4), np.float32))
+        assert result.attempts == 1
+        assert not vit._healer._order.doubts._slow
+
+
+async def test_a_peer_that_fails_its_part_is_left_for_another(tmp_path: Path) -> None:
+    async with swarm_of(tmp_path, "me", "ant", "bee", "cat") as [me, ant, bee, cat]:
+
+        def broken(part: Part) -> None:
+            raise RuntimeError("out of memory")
+
+        async with session_of(Swarm(me, ant, bee, cat)) as vit:
+            bee.workshop.before_run = broken
+            result = await vit(ones())
+            assert (result.output.tolist(), result.attempts) == (WHOLE, 2)
+            assert users(vit) == ["ant", "cat"]
+
+
+async def test_requests_on_a_plan_that_was_left_end_there_and_its_leases_are_kept(
+    tmp_path: Path, stuck: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (host, route):
+        monkeypatch.setattr(module, "LEASE_S", 1.0)
+    monkeypatch.setattr(healing, "SETTLE_S", 0.0)
+    monkeypatch.setattr(pace, "FIRST_GRACE_S", 60.0)  # it is not to be looked for
+    async with swarm_of(tmp_path, "me", "ant", "bee", "cat", "dog") as [me, ant, bee, cat, dog]:
+        swarm = Swarm(me, ant, bee, cat)
+        async with session_of(swarm) as vit:
+            bee.workshop.before_run = holds(stuck)
+            asked = asyncio.create_task(vit(ones()))
+            await eventually(lambda: bee.holdings.batcher._running)
+            swarm.fast = {cat.id, dog.id}
+            swarm.change(joined=[dog])
+            await eventually(lambda: users(vit) == ["cat", "dog"])
+            await asyncio.sleep(2.5)  # longer than a lease
+            assert bee.host._leases
+            stuck.set()
+            assert (await asked).output.tolist() == WHOLE
+            await eventually(lambda: not bee.host._leases)

@@ -4,8 +4,7 @@
 
 Two workers with a share of a core each hold half of ViT-B/16. The ideal is what the stages compute with both devices
 busy: both run the whole model at the same time, for they share this machine's memory; requests one by one through the
-two halves say what part of it each stage is. Then several requests are in flight. PipeEdge, which does the same, reaches
-0.95 of its ideal.
+two halves say what part of it each stage is. Then several requests are in flight. PipeEdge reaches 0.95 of its ideal.
 """
 
 from __future__ import annotations
