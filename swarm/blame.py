@@ -8,7 +8,7 @@ from swarm.doubts import Doubts
 from swarm.errors import PeerLost, PeerUnreachable, SwarmError
 from swarm.plan import INPUT, Plan
 from swarm.types import PeerId, View
-from swarm.whereabouts import Sighting
+from swarm.whereabouts import Sighting, Stand
 
 HUNG: float = 10.0
 """So many times slower counts a peer that does not say what it does, or whose step nobody predicted."""
@@ -38,7 +38,12 @@ def of_delay(doubts: Doubts, plan: Plan, seen: Sighting) -> None:
     if stand is None:
         doubts.slow(seen.peer, HUNG, now)
     elif stand.to:
-        doubts.narrow(seen.peer, PeerId(stand.to), max(1.0, stand.nbytes / max(stand.since_s, 1e-3)), now)
+        doubts.narrow(seen.peer, PeerId(stand.to), at_most(stand), now)
     elif stand.step != INPUT:
         expected_s = next((s.compute_s for s in plan.estimate.steps if s.step == stand.step), 0.0) * stand.rows
         doubts.slow(seen.peer, max(2.0, stand.since_s / expected_s) if expected_s else HUNG, now)
+
+
+def at_most(stand: Stand) -> float:
+    """Bytes a second of a transfer that is not over yet."""
+    return max(DEAD_LINK_BYTES_PER_S, stand.nbytes / max(stand.since_s, 1e-3))

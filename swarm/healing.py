@@ -74,6 +74,8 @@ class Healer:
         if self.routes.uses(route):
             log.info("plan %s is held up at %s", route.plan.id, seen.peer[:8])
             blame.of_delay(self._order.doubts, route.plan, seen)
+            if seen.stand is not None and seen.stand.to and seen.peer == self._exchange.me:
+                self._order.suspect(PeerId(seen.stand.to), blame.at_most(seen.stand))
             self._in_haste = True
             self._review_soon(0.0)
         return True

@@ -83,6 +83,11 @@ class LinkEstimate:
         """None while the rate is unknown; the round trip is 0 while that is."""
         return Link(self.rtt_s, self.bytes_per_s) if self._rates else None
 
+    @property
+    def has_collapsed(self) -> bool:
+        """It is far slower than usual."""
+        return self._doubt is not None
+
     def is_doubtful(self, now: float) -> bool:
         """It has been far slower than usual for so long that it should be tried again."""
         return self._doubt is not None and now >= self._doubt.retry_at

@@ -63,6 +63,7 @@ class Loader:
     get_ready: Callable[[Sequence[PeerId], bool], Awaitable[None]]
     """Has the ways to these peers measured, where they are not known yet; and this device, if it may take part."""
     addresses_of: Callable[[PeerId], tuple[Address, ...]]
+    suspect: Callable[[PeerId, float], None]
     reports: Reports
 
     def register(self, router: Router) -> None:
@@ -71,8 +72,9 @@ class Loader:
     async def order(self, wish: Wish, view: View, progress: Progress) -> Order:
         """All that is needed to plan and to negotiate."""
         goal = goal_of(wish, view)
-        blueprint = await self.workshop().study(wish.model, progress)
-        manifest = await self.workshop().resolve(blueprint, wish.weights, progress)
+        workshop = await asyncio.to_thread(self.workshop)  # the first time it is imported
+        blueprint = await workshop.study(wish.model, progress)
+        manifest = await workshop.resolve(blueprint, wish.weights, progress)
         self.store.note(manifest.locations)
         order = Order(
             blueprint,
@@ -84,6 +86,7 @@ class Loader:
             self.survey,
             self.reports,
             self.addresses_of,
+            self.suspect,
         )
         if order.is_open:
             progress(f"Asking around how fast {wish.model} runs", None)

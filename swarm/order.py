@@ -75,6 +75,8 @@ class Order:
     survey: Survey
     reports: Reports
     addresses_of: Callable[[PeerId], tuple[Address, ...]]
+    suspect: Callable[[PeerId, float], None]
+    """Told that this device's own way to a peer bears at most so many bytes a second now."""
     is_pinned: bool = False
     """Its plan stays as long as it works, whatever else would be better."""
     doubts: Doubts = field(default_factory=Doubts)

@@ -229,6 +229,7 @@ class Peer:
             survey,
             self._get_ready,
             self._addresses_of,
+            self._ranging.suspect,
             Reports(),
         )
         loader.register(router)

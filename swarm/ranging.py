@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from random import Random
 from time import monotonic
@@ -24,7 +24,7 @@ from typing import Final
 
 from swarm.errors import Overloaded, SwarmError
 from swarm.exchange import Exchange
-from swarm.linkbook import MAX_LINKS, LinkBook
+from swarm.linkbook import MAX_LINKS, LinkBook, LinkEstimate
 from swarm.sounding import Soundings
 from swarm.transport import Router
 from swarm.types import Link, PeerId, PeerView, View
@@ -78,6 +78,7 @@ class Ranging:
         self._book = LinkBook()
         self._back: dict[PeerId, Link] = {}
         self._schedule: dict[PeerId, _Schedule] = {}
+        self._to_recheck: set[PeerId] = set()
         self._soundings = Soundings(exchange, self._found, clock)
         self._one_at_a_time = asyncio.Lock()
         self._tasks = asyncio.TaskGroup()
@@ -129,14 +130,24 @@ class Ranging:
     def observe(self, peer: PeerId, nbytes: int, seconds: float) -> None:
         """A body of so many bytes was sent to `peer` on the tensors connection, and acknowledged after `seconds`."""
         if peer != self._me:
-            now = self._clock()
-            self._book.of(peer, now).observed(nbytes, seconds, now)
+            with self._collapse_noticed(peer) as estimate:
+                estimate.observed(nbytes, seconds, self._clock())
 
     def suspect(self, peer: PeerId, bytes_per_s_at_most: float) -> None:
         """A transfer to `peer` hangs, so its link can only be slower than this. It is tried again in a while."""
         if peer != self._me:
-            now = self._clock()
-            self._book.of(peer, now).suspected(bytes_per_s_at_most, now)
+            with self._collapse_noticed(peer) as estimate:
+                estimate.suspected(bytes_per_s_at_most, self._clock())
+
+    @contextmanager
+    def _collapse_noticed(self, peer: PeerId) -> Iterator[LinkEstimate]:
+        """Mostly it is one device whose way to everybody got slow. Whether it is this one, its other links tell: they
+        are tried now; and the other device, which is told what a trial finds, does the same."""
+        estimate = self._book.of(peer, self._clock())
+        before = estimate.has_collapsed
+        yield estimate
+        if estimate.has_collapsed and not before:
+            self._to_recheck |= set(self._book.links()) - {peer}
 
     # Trying
 
@@ -173,9 +184,10 @@ class Ranging:
         return None
 
     def _found(self, peer: PeerId, link: Link) -> None:
-        now = self._clock()
-        self._book.of(peer, now).tried(link, now)
+        with self._collapse_noticed(peer) as estimate:
+            estimate.tried(link, self._clock())
         self._schedule.pop(peer, None)
+        self._to_recheck.discard(peer)
 
     def _put_off(self, peer: PeerId, error: SwarmError) -> None:
         now = self._clock()
@@ -184,6 +196,7 @@ class Ranging:
             self._schedule[peer] = _Schedule(now + self._while_busy_s(), failures)
             return
         self._schedule[peer] = _Schedule(now + min(MOST_RETRY_S, RETRY_S * 2**failures), failures + 1)
+        self._to_recheck.discard(peer)
         if peer in self._book.doubtful(now):
             self._book.of(peer, now).failed(now)
 
@@ -224,12 +237,12 @@ class Ranging:
     def _next_due(self) -> PeerId | None:
         """Any of those to be tried: no two devices go through the others in the same order."""
         now = self._clock()
-        candidates = sorted({*self._neighbours(), *self._book.doubtful(now)})
+        candidates = sorted({*self._neighbours(), *self._book.doubtful(now), *self._to_recheck})
         due = [peer for peer in candidates if self._is_wanted(peer) and self._may_try(peer, now)]
         return self._rng.choice(due) if due else None
 
     def _is_wanted(self, peer: PeerId) -> bool:
-        return self._is_unknown(peer) or peer in self._book.doubtful(self._clock())
+        return self._is_unknown(peer) or peer in self._to_recheck or peer in self._book.doubtful(self._clock())
 
     def _may_try(self, peer: PeerId, now: float) -> bool:
         return peer not in self._schedule or self._schedule[peer].at <= now
@@ -237,6 +250,7 @@ class Ranging:
     def _forget_the_gone(self) -> None:
         present = {seen.record.id for seen in self._view().peers if not seen.state.is_gone}
         self._book.retain(present, self._clock())
+        self._to_recheck &= present
         for kept in (self._back, self._schedule):
             for peer in kept.keys() - present:
                 del kept[peer]

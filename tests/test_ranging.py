@@ -303,6 +303,18 @@ async def test_a_collapse_shows_within_three_transfers_and_recovery_is_noticed(l
     assert alice.trials == [BOB, BOB]
 
 
+async def test_when_one_link_collapses_the_others_are_tried_at_once(lan: Lan) -> None:
+    """It may be this device's own way to everybody."""
+    alice, *_ = await lan.join(ALICE, BOB, CAROL, clients=[ALICE, BOB, CAROL])
+    await alice.ranging.measure([BOB, CAROL], 20)
+    before, tried = alice.ranging.links()[BOB], list(alice.trials)
+    for _ in range(3):
+        alice.ranging.observe(BOB, MB, before.rtt_s + 100 * MB / before.bytes_per_s)
+    await alice.until(lambda: len(alice.trials) > len(tried))
+    await alice.ticks()
+    assert alice.trials == [*tried, CAROL]
+
+
 async def test_a_transfer_that_hangs_counts_at_once_and_the_link_is_tried_again(lan: Lan) -> None:
     alice, _ = await measured(lan)
     alice.ranging.suspect(BOB, 20e3)

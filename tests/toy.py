@@ -272,10 +272,8 @@ class Swarm:
     def order(self, goal: Goal = GOAL) -> Order:
         me = self.me
         refs = {name: TensorRef(name, (4,), "float32", digest) for name, digest in DIGESTS.items()}
-        manifest = ToyManifest(refs)
-        return Order(
-            me.workshop.blueprint, manifest, "auto", goal, me.exchange, self, me.survey, me.reports, lambda peer: ()
-        )
+        what = me.workshop.blueprint, ToyManifest(refs), "auto", goal
+        return Order(*what, me.exchange, self, me.survey, me.reports, lambda peer: (), lambda peer, rate: None)
 
 
 @dataclass(frozen=True)

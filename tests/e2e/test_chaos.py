@@ -53,13 +53,15 @@ async def test_no_request_is_lost_while_workers_are_killed_and_come_back(tmp_pat
                 async with asked_all_the_time(session, x, wanted) as attempts:
                     for _ in range(KILLS):
                         before = len(attempts)
-                        while len(attempts) < before + 20:
-                            await asyncio.sleep(0.05)
+                        async with asyncio.timeout(30):
+                            while len(attempts) < before + 20:
+                                await asyncio.sleep(0.05)
                         victim = session.plan.peers()[0]
                         name = next(seen.record.name for seen in peer.view().peers if seen.record.id == victim)
                         await asyncio.to_thread(workers.kill, name)
-                        while victim in session.plan.peers():
-                            await asyncio.sleep(0.02)
+                        async with asyncio.timeout(30):
+                            while victim in session.plan.peers():
+                                await asyncio.sleep(0.02)
                         await asyncio.to_thread(workers.restart, name)
                         await peer.wait_for([name], timeout_s=30)
                 assert max(attempts) >= 2, "some were under way when their peer died"

@@ -54,8 +54,8 @@ def test_a_goal_that_cannot_be_met_is_refused_with_the_nearest_that_can(pair: li
 
 
 def test_a_model_that_fits_nowhere_says_by_how_much() -> None:
-    with joined("--memory", "1000000", "--no-mdns", name="tiny") as tiny:
-        done = swarm("plan", "fashion-vit", *where([tiny]))
+    with joined("--memory", "1000000", "--no-mdns", "--forget", name="tiny") as tiny:
+        done = swarm("plan", "fashion-vit", "--forget", *where([tiny]))
         check_sentence(done, 3, "fashion-vit needs", "MB are missing", "--memory")
 
 
