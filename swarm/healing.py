@@ -51,6 +51,7 @@ class Healer:
         self._whereabouts = dataflow.whereabouts
         self._view = view
         self._hosts: frozenset[PeerId] = frozenset()
+        self._rates: dict[tuple[PeerId, PeerId], float] = {}
         self._due = asyncio.Event()
         self._review_at = monotonic() + REVIEW_S
         self._in_haste = False
@@ -99,9 +100,14 @@ class Healer:
         async for view in views:
             self.routes.check(view)
             hosts = _hosts(view)
-            if hosts - self._hosts:
+            if hosts - self._hosts or self._has_narrowed(view):
                 self._review_soon(SETTLE_S)
             self._hosts = hosts
+
+    def _has_narrowed(self, view: View) -> bool:
+        """A link of the plan in use bears less than half of what it did at the last look."""
+        before, self._rates = self._rates, _rates(view, self.routes.plan)
+        return any(rate < before.get(way, 0.0) / 2 for way, rate in self._rates.items())
 
     async def _keep(self) -> None:
         pause_s = RETRY_S[0]
@@ -199,6 +205,16 @@ class Healer:
 
 def _quiet(what: str, fraction: float | None) -> None:
     """Nobody watches a session mend itself."""
+
+
+def _rates(view: View, plan: Plan) -> dict[tuple[PeerId, PeerId], float]:
+    """Bytes a second of each link that a plan uses, as its senders tell."""
+    ways = ((edge.sender, edge.receiver, view.find(edge.sender)) for edge in plan.edges)
+    return {
+        (sender, receiver): record.profile.links[receiver].bytes_per_s
+        for sender, receiver, record in ways
+        if record is not None and receiver in record.profile.links
+    }
 
 
 def _hosts(view: View) -> frozenset[PeerId]:

@@ -36,6 +36,7 @@ ABSENT_S: Final = 10.0
 
 _COLLAPSED: Final = 0.2
 _RECOVERED: Final = 0.5
+_TINY_BYTES: Final = 2 * 1024
 _FAR_TOO_SLOW: Final = 4.0
 _WORTH_TELLING: Final = 0.25
 _WORTH_TELLING_S: Final = 2e-4
@@ -128,10 +129,11 @@ class LinkEstimate:
 
     def _is_about_rtt(self, nbytes: int, seconds: float) -> bool:
         """Too short to tell of the rate, unless it was far too slow."""
-        if nbytes < SMALL_BYTES:
-            return True
         bytes_s = self._expected_s(nbytes)
-        return 0.0 < bytes_s < self.rtt_s and seconds < _FAR_TOO_SLOW * (self.rtt_s + bytes_s)
+        is_far_too_slow = seconds >= _FAR_TOO_SLOW * (self.rtt_s + bytes_s)
+        if nbytes < SMALL_BYTES:
+            return nbytes < _TINY_BYTES or not self.is_complete or not is_far_too_slow
+        return 0.0 < bytes_s < self.rtt_s and not is_far_too_slow
 
     def _add_rate(self, rate: float) -> None:
         before = self.bytes_per_s

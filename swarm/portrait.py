@@ -93,12 +93,11 @@ class Portrait:
         return self._profile
 
     async def rehearsed(self, *, fresh: bool = False) -> PeerProfile:
-        """The same, but only with what asking, a step and its tensors cost: for who asks and does not compute."""
+        """The same, but only with what asking and a step cost: for who asks and does not compute."""
         async with self._measuring:
             if fresh or not self._is_rehearsed:
                 ask_s, step_s = await rehearse()
-                coding = await measure.coding_rates(self._holdings.batcher.in_worker)
-                self._change(ask_s=ask_s, step_s=step_s, wire_elements_per_s=coding)
+                self._change(ask_s=ask_s, step_s=step_s)
                 self._is_rehearsed = True
         return self._profile
 
@@ -123,7 +122,11 @@ class Portrait:
             speed = await workshop.benchmark(fresh)
         except (SwarmError, ImportError, OSError, RuntimeError) as error:
             raise self._cannot_compute(error) from error
-        return {"flops_per_s": dict(speed.flops_per_s), "memory_bytes_per_s": speed.memory_bytes_per_s}
+        return {
+            "flops_per_s": dict(speed.flops_per_s),
+            "memory_bytes_per_s": speed.memory_bytes_per_s,
+            "wire_elements_per_s": await measure.coding_rates(self._holdings.batcher.in_worker),
+        }
 
     def _change(self, **fields: Any) -> None:
         self._profile = replace(self._profile, **fields)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from swarm import answering, healing, host, negotiation, pace, route
-from swarm.errors import NoFit
+from swarm.errors import Declined, NoFit
 from swarm.plan import Candidate, Goal, Part, Plan
 from swarm.transport import Call, Reply
 from tests.toy import Node, Swarm, agree, chain_of, session_of, swarm_of
@@ -204,6 +204,21 @@ async def test_a_peer_that_accepts_and_never_gets_ready_is_left_out(
             assert "ant" in vit._healer._order.doubts._lost
 
 
+async def test_a_peer_that_dies_while_it_loads_is_left_out_and_not_trusted_again_at_once(tmp_path: Path) -> None:
+    """As one that says it has memory, takes its part, and is killed by the system."""
+    async with swarm_of(tmp_path, "me", "ant", "bee", "cat") as [me, ant, bee, cat]:
+
+        async def dies(_caller: object, _call: Call) -> Reply:
+            await ant.die()
+            return Reply()
+
+        ant.router._routes["commit"] = (dies, ant.router._routes["commit"][1])
+        async with session_of(Swarm(me, ant, bee, cat)) as vit:
+            assert users(vit) == ["bee", "cat"]
+            assert (await vit(ones())).output.tolist() == WHOLE
+            assert ant.id in vit._healer._order.doubts._lost
+
+
 async def test_a_decline_corrects_the_view_and_that_peer_takes_less(tmp_path: Path) -> None:
     async with swarm_of(tmp_path, "me", "ant", "bee", bee=32) as [me, ant, bee]:
         swarm = Swarm(me, ant, bee)
@@ -222,8 +237,7 @@ async def test_a_decline_corrects_the_view_and_that_peer_takes_less(tmp_path: Pa
         assert 32 in seen
 
 
-async def test_two_requesters_at_once_come_to_terms(tmp_path: Path) -> None:
-    """Each of two peers has room for one plan's part only; nobody waits for ever, nobody gets more than there is."""
+async def test_two_requesters_that_want_the_same_parts_share_them(tmp_path: Path) -> None:
     async with swarm_of(tmp_path, "me", "you", "ant", "bee", ant=64, bee=64) as [me, you, ant, bee]:
 
         async def one(node: Node, name: str) -> Plan:
@@ -232,6 +246,24 @@ async def test_two_requesters_at_once_come_to_terms(tmp_path: Path) -> None:
         await asyncio.gather(one(me, "one"), one(you, "two"))
         assert len(ant.holdings.names) == 1, "both need the same parts, which are shared"
         assert ant.holdings.free_bytes == 32
+
+
+async def test_of_two_requesters_one_gets_what_there_is_and_the_other_hears_so(tmp_path: Path) -> None:
+    """Each peer has room for one of the two plans; nobody waits for ever, nobody gets more than there is."""
+    async with swarm_of(tmp_path, "me", "you", "ant", "bee", ant=32, bee=48) as [me, you, ant, bee]:
+
+        async def one(node: Node, name: str, cuts: list[int]) -> str:
+            try:
+                await agree(node, chain_of(node, ant, bee, cuts=cuts, plan_id=name), ant, bee)
+            except Declined as declined:
+                return str(declined)
+            return "agreed"
+
+        outcomes = await asyncio.gather(one(me, "one", [0, 1, 4]), one(you, "two", [0, 2, 4]))
+        assert outcomes.count("agreed") == 1
+        assert "MB free" in next(outcome for outcome in outcomes if outcome != "agreed")
+        for node, limit in ((ant, 32), (bee, 48)):
+            assert sum(sum(lease.needs.values()) for lease in node.host._leases.values()) <= limit
 
 
 async def test_an_overloaded_peer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,3 +53,5 @@ def _table(peers: list[PeerView]) -> None:
     for seen in peers:
         for part in seen.record.holds:
             tell(f"  {seen.record.name} holds {part}")
+        for part, fraction in seen.record.load.loading.items():
+            tell(f"  {seen.record.name} loads {part}: {fraction:.0%}")
