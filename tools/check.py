@@ -16,13 +16,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = [sys.executable, "-P", "-m"]  # -P: the repository root on sys.path would make second copies of modules
 TYPED = ("swarm", "tests", "tools", "examples")
 POLITE = ("nice", "-n", "5") if shutil.which("nice") else ()
 COMPUTING = ("tests/membership", "tests/models", "tests/simulator", "tests/strategies")
+STARTING = ("tests/e2e",)
 
 
 def run(command: Sequence[str], folder: Path = ROOT) -> int:
@@ -55,17 +58,28 @@ def floors(extra: Sequence[str]) -> int:
 
 
 def tests(extra: Sequence[str]) -> int:
-    """All at once; without further arguments in two processes, for what only computes need not wait for what waits."""
+    """All at once; without further arguments in three processes, for what computes and what starts processes need not
+    wait for each other, nor the rest for them."""
     if extra:
         return run([*PYTHON, "pytest", *extra])
-    with tempfile.TemporaryFile() as output:
-        command = [*POLITE, *PYTHON, "pytest", *COMPUTING]
-        environment = os.environ | {"PYTHONSAFEPATH": "1"}
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output) as beside:
-            code = run([*PYTHON, "pytest", *(f"--ignore={folder}" for folder in COMPUTING)])
-        output.seek(0)
-        print(output.read().decode("utf-8", "replace"), flush=True)
-        return code or beside.returncode
+    rest = [f"--ignore={folder}" for folder in (*COMPUTING, *STARTING)]
+    with ExitStack() as stack:
+        beside = [_beside(stack, [*POLITE, *PYTHON, "pytest", *COMPUTING]), _beside(stack, [*PYTHON, "pytest", *rest])]
+        codes = [run([*PYTHON, "pytest", *STARTING])]
+        for process, output in beside:
+            codes.append(process.wait())
+            output.seek(0)
+            print(output.read().decode("utf-8", "replace"), flush=True)
+    return next((code for code in codes if code), 0)
+
+
+def _beside(stack: ExitStack, command: Sequence[str]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """Started; what it says is kept until it has ended."""
+    output = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+    environment = os.environ | {"PYTHONSAFEPATH": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+    stack.callback(process.wait)
+    return process, output
 
 
 STEPS: dict[str, Callable[[Sequence[str]], int]] = {
