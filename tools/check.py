@@ -25,7 +25,7 @@ PYTHON = [sys.executable, "-P", "-m"]  # -P: the repository root on sys.path wou
 TYPED = ("swarm", "tests", "tools", "examples")
 POLITE = ("nice", "-n", "5") if shutil.which("nice") else ()
 COMPUTING = ("tests/membership", "tests/models", "tests/simulator", "tests/strategies")
-STARTING = ("tests/e2e",)
+STARTING = ("tests/e2e", "tests/test_discovery.py")
 
 
 def run(command: Sequence[str], folder: Path = ROOT) -> int:
