@@ -80,7 +80,7 @@ def main() -> None:
             fleet.start(kills[-1].name)
         time.sleep(CALM_S)  # the last one is back
         using = asker.all("plan")[-1]["peers"]
-        last = fleet.kill(using[0])
+        last = fleet.kill(next(name for name in using if name in NAMES))
         time.sleep(CALM_S)
         asker.stop()
     report(asker, kills, last)
