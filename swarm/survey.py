@@ -68,7 +68,8 @@ class Survey:
         try:
             reply = await self._exchange.request(peer, "timings", schema.pack(question), timeout_s=timeout_s)
             return schema.unpack(_Timings, reply.fields).stage_s
-        except SwarmError:
+        except SwarmError as error:
+            log.info("%s does not tell how fast it runs %s: %s", peer[:8], question.model, error)
             return ()
 
     async def _answer(self, _caller: Caller, call: Call) -> Reply:
@@ -91,14 +92,12 @@ class Survey:
         """The model's anatomy and times; None where it cannot be studied or timed here."""
         try:
             blueprint = await self._workshop().study(model)
-            times = await self._workshop().time_stages(blueprint, self._holdings.batcher.in_worker, self._room())
+            holdings = self._holdings
+            times = await self._workshop().time_stages(blueprint, holdings.batcher.in_worker, holdings.free_bytes)
         except SwarmError as error:
             log.info("%s is not timed: %s", model, error)
             return None
         return None if times is None else (blueprint.profile.digest, times)
-
-    def _room(self) -> int:
-        return self._holdings.free_bytes
 
     async def aclose(self) -> None:
         """End what is being timed."""
