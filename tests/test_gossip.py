@@ -163,6 +163,7 @@ async def test_a_late_joiner_learns_all_through_one_seed(lan: Devices) -> None:
     await lan.three()
     late = await lan.join(4, 2)
     await late.sees(dict.fromkeys((1, 2, 3, 4), ALIVE), timeout_s=1.0)
+    assert late.states() == dict.fromkeys((1, 2, 3, 4), ALIVE)
 
 
 async def test_introduced_by_mdns(lan: Devices) -> None:
@@ -170,6 +171,7 @@ async def test_introduced_by_mdns(lan: Devices) -> None:
     one.gossip.introduce(an_id(2), [place(2)])
     await one.sees({1: ALIVE, 2: ALIVE}, timeout_s=1.0)
     await two.sees({1: ALIVE, 2: ALIVE}, timeout_s=1.0)
+    assert one.states() == two.states() == {1: ALIVE, 2: ALIVE}
 
 
 async def test_an_introduction_to_somebody_else_is_not_believed(lan: Devices) -> None:
@@ -196,6 +198,9 @@ async def test_changes_of_the_membership_beside_gossip_are_noticed(lan: Devices)
     one, two, _ = await lan.three()
     two.membership.update(now(), holds=("a part",))
     await one.until(lambda view: view.find(an_id(2)) == two.membership.me, timeout_s=0.5)
+    record = one.gossip.view().find(an_id(2))
+    assert record is not None
+    assert record.holds == ("a part",)
 
 
 async def test_goodbye_is_left_at_once(lan: Devices) -> None:
@@ -237,6 +242,7 @@ async def test_a_pulled_cable_is_noticed_and_heals(lan: Devices, monkeypatch: py
     lan.faults.heal()
     for device in (one, two, three):
         await device.sees(dict.fromkeys((1, 2, 3), ALIVE), timeout_s=8.0)
+        assert device.states() == dict.fromkeys((1, 2, 3), ALIVE)
 
 
 async def test_a_broken_connection_alone_kills_nobody(lan: Devices) -> None:
@@ -315,6 +321,7 @@ async def test_last_known_peers_are_the_way_back_in(
     await two.kill()
     back = await lan.join(2, known=file, incarnation=11)
     await back.sees({1: ALIVE, 2: ALIVE}, timeout_s=1.0)
+    assert back.states() == {1: ALIVE, 2: ALIVE}
 
 
 async def test_clients_are_not_worth_remembering(lan: Devices) -> None:
@@ -331,6 +338,7 @@ async def test_a_file_of_known_peers_that_are_gone_does_no_harm(lan: Devices, tm
     one = await lan.join(1, known=tmp_path / "known")
     await lan.join(2, 1)
     await one.sees({1: ALIVE, 2: ALIVE}, timeout_s=1.0)
+    assert one.states() == {1: ALIVE, 2: ALIVE}
 
 
 async def test_an_error_of_the_body_comes_out_as_it_is(lan: Devices) -> None:

@@ -201,6 +201,8 @@ async def test_the_one_with_the_greater_id_tries_when_the_other_does_not(lan: La
     await bob.until(lambda: ALICE in bob.ranging._schedule or ALICE in bob.ranging.links())
     lan.skipped_s += GREATER_ID_WAITS_S
     await bob.knows(ALICE)
+    assert bob.trials == [ALICE]
+    assert alice.trials == []
 
 
 async def test_clients_are_tried_only_when_they_ask(lan: Lan) -> None:

@@ -147,7 +147,11 @@ def test_whoever_stays_silent_or_stays_too_long_gives_way() -> None:
     seat.take(BOB, 0, 0, 0.0)
     for second in range(1, int(SEAT_S)):
         seat.take(BOB, 0, 0, float(second))
+    with pytest.raises(Overloaded):
+        seat.take(CAROL, 0, 0, SEAT_S - 0.5)
     seat.take(CAROL, 0, 0, SEAT_S)
+    with pytest.raises(Overloaded):
+        seat.take(BOB, 0, 0, SEAT_S)
 
 
 def test_nobody_makes_this_peer_send_for_ever() -> None:
