@@ -115,7 +115,7 @@ class Healer:
             if self.routes.needs_mending.is_set():
                 mended = await self._mend()
                 pause_s = RETRY_S[0] if mended and self.routes.has_answered else min(RETRY_S[1], 2 * pause_s)
-                if not mended:
+                if not mended or self.routes.needs_mending.is_set():  # broken again already
                     await asyncio.sleep(pause_s)
             else:
                 await self._unless_broken(asyncio.create_task(self._review_when_due()))
