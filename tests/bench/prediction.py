@@ -28,6 +28,8 @@ from tests.lab import Device, Lab
 MBIT = 10**6
 SWARM = [sys.executable, "-P", "-m", "swarm"]
 READY_S, PLAN_S = 240, 900
+CALM_S = 25
+"""How long a device tells that it was busy of late, which a planner takes for a queue."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def main() -> None:
         for name in names:
             with Lab(SCENES[name].devices, homes=True) as lab, joined(lab, studies, SCENES[name].models):
                 for model in SCENES[name].models:
+                    time.sleep(CALM_S)
                     rows = contest(lab, model)
                     errors += show(name, model, rows)
                     regrets += [r for r in [regret(rows)] if r is not None]
