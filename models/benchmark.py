@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from swarm.errors import UsageError
+from swarm.models.devices import be_exact, pick, synchronize
 from swarm.models.speed import Benchmark
 from swarm.models.stopwatch import mean_s, warm_up
 
@@ -26,12 +27,13 @@ BUFFER_BYTES, ACCELERATOR_BUFFER_BYTES = 64 * 2**20, 256 * 2**20
 def measure(device: str, threads: int) -> Benchmark:
     """The rates of `device` with so many threads, 0 for torch's own choice; about a second and a half.
 
-    Raises `UsageError` when nothing can be computed there.
+    Raises `UsageError` when it is not here, or nothing can be computed there.
     """
     if threads:
         torch.set_num_threads(threads)
+    be_exact()
+    place = torch.device(pick(device))
     try:
-        place = torch.device(device)
         rates = {"float32": _product_rate("float32", place)}
         buffer = _buffer(place)
     except (RuntimeError, AssertionError) as error:
@@ -80,8 +82,7 @@ def _sustained_s(
 
     def run() -> None:
         call()
-        if place.type != "cpu":
-            torch.accelerator.synchronize(place)
+        synchronize(str(place))
 
     warm_up(run, quick_s=window_s)
     found = [mean_s(run, least_s=window_s)]

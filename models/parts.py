@@ -1,52 +1,63 @@
-"""A part that runs: just its own tensors, mapped from where their bytes lie, and its region of the graph.
+"""A part that runs: rows enter its device, go through its region of the graph, and leave.
 
-Imports torch and nothing else of weight; timm only for a model that cannot be cut.
+    arrays ─enter─▶ tensor ─run─▶ tensor ─run, by the next part─▶ tensor ─leave─▶ array
+
+Whatever goes from step to step is on the device, and nobody writes into what another one may still read: a region that
+works in place begins with a copy. Imports torch and nothing else of weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import fx
 
-from swarm.errors import BadInput, WeightsError
-from swarm.models.blueprint import Blueprint, PictureConfig, TensorSlot
-from swarm.models.mutation import shared, written
-from swarm.models.rebuild import rebuild
-from swarm.plan import INPUT, Part
-from swarm.types import Location, TensorSpec
+from swarm.errors import BadInput
+from swarm.models.blueprint import PictureConfig
+from swarm.models.native import Region, without_python
+from swarm.plan import Part
+from swarm.types import TensorSpec
 
 Array = npt.NDArray[Any]
+_aten = torch.ops.aten
 
 
 class RunnablePart:
     """A loaded part. Call it from one thread at a time; it keeps nothing between calls.
 
+    :param region: `[B, ...]` to `[B, ...]`, on the device; it does not write into what it is given.
+    :param tensors: its parameters, held for as long as the part lives, so that other parts can share them.
+    :param copies_input: the region's operators would write into what they are given, so it begins with a copy.
     :param normalise: what makes the model's input of pixels; None for a part that starts elsewhere.
     """
 
     def __init__(
         self,
         part: Part,
-        module: torch.nn.Module,
+        region: Region,
         spec: TensorSpec,
         device: str,
-        nbytes: int,
-        writes_input: bool,
+        tensors: Sequence[torch.Tensor] = (),
+        *,
+        copies_input: bool = False,
         normalise: Normaliser | None = None,
     ) -> None:
         self.part = part
         self.input = spec
         self.device = device
-        self.parameter_bytes = nbytes
-        self._module = module
-        self.copies_input = writes_input
-        """Its operators would write into what they are given."""
+        self.tensors = tensors
+        self.copies_input = copies_input
+        self._region = region
         self._normalise = normalise
+        self._is_cpu = torch.device(device).type == "cpu"
+
+    @property
+    def parameter_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     @property
     def takes_pixels(self) -> bool:
@@ -58,129 +69,97 @@ class RunnablePart:
         A part that starts at the model's input also takes pixels, the same shape in uint8, and normalises them.
         Raises `BadInput` when shape or dtype are not those of the part's start.
         """
-        normalise = self._normalise if x.dtype == np.uint8 else None
-        is_known = x.dtype == np.float32 or normalise is not None
+        return self.leave(self.run(self.enter([x])))
+
+    def enter(self, pieces: Sequence[Array | torch.Tensor]) -> torch.Tensor:
+        """Rows of several requests as one tensor on the device: arrays, or tensors that are there already.
+
+        A single one may be lent, not copied, so leave it unchanged until `run` is over. Raises `BadInput`.
+        """
+        for piece in pieces:
+            self._check(piece)
+        with torch.inference_mode():
+            dtype = pieces[0].dtype
+            if len(pieces) > 1 and isinstance(dtype, np.dtype) and all(piece.dtype == dtype for piece in pieces):
+                return self._placed(pieces)
+            placed = [piece if isinstance(piece, torch.Tensor) else self._placed([piece]) for piece in pieces]
+            return placed[0] if len(placed) == 1 else torch.cat(placed)
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        """What `enter` gave, or the part before, through this part. `x` is not changed, the result is fresh memory."""
+        with torch.inference_mode():
+            result = self._region(x)
+            return result.clone() if _share_memory(result, x) else result
+
+    def leave(self, x: torch.Tensor) -> Array:
+        """A result of `run`, or rows of it, as float32, C-contiguous.
+
+        On the CPU it is the memory of that result, not a copy: no part ever writes into it.
+        """
+        if not (self._is_cpu and x.dtype is torch.float32 and x.is_contiguous()):  # each of these calls costs
+            with torch.inference_mode():
+                x = x.to("cpu", torch.float32).contiguous()
+        answer: Array = x.numpy()
+        return answer
+
+    def _check(self, x: Array | torch.Tensor) -> None:
+        is_known = x.dtype in (np.float32, torch.float32) or (self.takes_pixels and x.dtype == np.uint8)
         if not is_known or x.ndim == 0 or x.shape[1:] != self.input.shape or not len(x):
             raise BadInput(
                 f"{self.part.name} takes float32 of the shape [B, {', '.join(map(str, self.input.shape))}] and was "
                 f"given {x.dtype} {list(x.shape)}."
             )
-        if (self.copies_input and normalise is None) or not x.flags.c_contiguous or not x.flags.writeable:
-            x = np.array(x, order="C")
-        with torch.inference_mode():
-            given = torch.from_numpy(x).to(self.device)
-            result = self._module(given if normalise is None else normalise(given))
-            answer: Array = result.to("cpu", torch.float32).contiguous().numpy()
-        return answer.copy() if np.may_share_memory(answer, x) else answer
+
+    def _placed(self, pieces: Sequence[Any]) -> torch.Tensor:
+        """Arrays of one dtype as one tensor on the device, normalised."""
+        placed = self._joined(pieces) if self._is_cpu else self._sent(pieces)
+        return placed if self._normalise is None or placed.dtype is torch.float32 else self._normalise(placed)
+
+    def _joined(self, pieces: Sequence[Array]) -> torch.Tensor:
+        x = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        is_usable = x.flags.c_contiguous and x.flags.writeable  # torch warns of memory that is not for writing
+        return torch.from_numpy(x if is_usable else np.array(x, order="C"))
+
+    def _sent(self, pieces: Sequence[Array]) -> torch.Tensor:
+        """By way of pinned memory where there is such: the copy need not wait, and torch's allocator keeps that memory
+        until the copy is done."""
+        if torch.device(self.device).type != "cuda":
+            return self._joined(pieces).to(self.device)
+        rows = sum(map(len, pieces))
+        kind = torch.uint8 if pieces[0].dtype == np.uint8 else torch.float32
+        staging = torch.empty((rows, *self.input.shape), dtype=kind, pin_memory=True)
+        np.concatenate(pieces, out=staging.numpy())
+        return staging.to(self.device, non_blocking=True)
+
+
+def _share_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 class Normaliser:
     """Pixels `[B, C, H, W]` of uint8 to the model's input, on the run device: between 0 and 1, less mean, over std."""
 
     def __init__(self, config: PictureConfig, device: str) -> None:
-        self._mean, self._std = (
+        mean, std = (
             torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]  # [C, 1, 1]
             for values in (config.channel_mean, config.channel_std)
         )
-        self._white = torch.tensor([255.0], device=device)  # a plain number would become a factor on some devices
+        white = torch.tensor([255.0], device=device)  # a plain number would become a factor on some devices
+        self._region = without_python(_normaliser(white, mean, std))
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels.to(torch.float32).div_(self._white).sub_(self._mean).div_(self._std)
+        return self._region(pixels)
 
 
-def build(
-    blueprint: Blueprint,
-    part: Part,
-    locate: Callable[[str], Location],
-    digests: Sequence[str],
-    *,
-    device: str = "cpu",
-    model_files: Sequence[Path] = (),
-) -> RunnablePart:
-    """Load a part: `digests` name its tensors' contents in the order of `tensors_of`, `locate` finds each one's bytes.
-
-    Blocks on the disk. Raises `CannotSplit` for unknown cuts, `WeightsError` for bytes that are not as promised.
-    """
-    slots = blueprint.tensors_of(part)
-    if len(slots) != len(digests):
-        raise WeightsError(f"{part.name} has {len(slots)} tensors, but {len(digests)} were named.")
-    mapped = Mappings()
-    tensors = {
-        slot.name: mapped.tensor(slot, locate(digest)).to(device) for slot, digest in zip(slots, digests, strict=True)
-    }
-    return assemble(blueprint, part, tensors, device, model_files)
-
-
-def assemble(
-    blueprint: Blueprint,
-    part: Part,
-    tensors: Mapping[str, torch.Tensor],
-    device: str,
-    model_files: Sequence[Path] = (),
-) -> RunnablePart:
-    """A part around tensors, by name, that are in memory already."""
-    nbytes = sum(tensor.nbytes for tensor in tensors.values())
-    spec = blueprint.boundary(part.start)
-    normalise = Normaliser(blueprint.pictures, device) if part.start == INPUT else None
-    if blueprint.graph is None:
-        module = _whole(part.model, tensors, device, model_files)
-        return RunnablePart(part, module, spec, device, nbytes, True, normalise)
-    graph = rebuild(blueprint.graph, tensors, device, part.start, part.end)
-    return RunnablePart(part, graph, spec, device, nbytes, _writes_input(graph.graph), normalise)
-
-
-def _writes_input(graph: torch.fx.Graph) -> bool:
-    """Whether an in-place operator reaches the memory of the part's input."""
-    lent = set(graph.find_nodes(op="placeholder"))
-    for node in graph.nodes:
-        if node.op == "call_function":
-            if any(isinstance(value, torch.fx.Node) and value in lent for value in written(node.target, node.args)):
-                return True
-            if any(isinstance(value, torch.fx.Node) and value in lent for value in shared(node.target, node.args)):
-                lent.add(node)
-    return False
-
-
-class Mappings:
-    """Files mapped privately, each once: pages come from the disk when they are first used, and are never written."""
-
-    def __init__(self) -> None:
-        self._files: dict[Path, npt.NDArray[np.uint8]] = {}
-
-    def tensor(self, slot: TensorSlot, place: Location) -> torch.Tensor:
-        if place.nbytes != slot.nbytes:
-            raise WeightsError(
-                f"The tensor '{slot.name}' should have {slot.nbytes} bytes, but {place.nbytes} were found."
-            )
-        dtype = getattr(torch, slot.dtype)
-        if not slot.nbytes:
-            return torch.empty(slot.shape, dtype=dtype)
-        raw = self._mapped(place.path)[place.offset : place.offset + place.nbytes]
-        if len(raw) != place.nbytes:
-            raise WeightsError(f"{place.path} ends before the tensor '{slot.name}' does.")
-        if place.offset % 8:
-            raw = raw.copy()  # computing on unaligned floats is slow, and wrong on some devices
-        return torch.from_numpy(raw).view(dtype).reshape(slot.shape)
-
-    def _mapped(self, path: Path) -> npt.NDArray[np.uint8]:
-        if path not in self._files:
-            try:
-                # np.asarray: the subclass memmap makes every slice slow
-                self._files[path] = np.asarray(np.memmap(path, np.uint8, mode="c"))
-            except (OSError, ValueError) as error:
-                raise WeightsError(f"The weights in {path} cannot be mapped: {error}.") from error
-        return self._files[path]
-
-
-def _whole(
-    model: str, tensors: Mapping[str, torch.Tensor], device: str, model_files: Sequence[Path]
-) -> torch.nn.Module:
-    """An uncut model, built from its own code without memory, then given the mapped tensors."""
-    from swarm.models.catalogue import find
-    from swarm.models.registry import load_owner_models
-    from swarm.models.thin import build_thin
-
-    load_owner_models(model_files)
-    module = build_thin(find(model).build)
-    module.load_state_dict(tensors, strict=True, assign=True)
-    return module.eval().to(device)
+def _normaliser(white: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> fx.GraphModule:
+    root, graph = torch.nn.Module(), fx.Graph()
+    values = []
+    flowing = graph.placeholder("pixels")
+    for name, tensor in (("white", white), ("mean", mean), ("std", std)):
+        root.register_buffer(name, tensor)
+        values.append(graph.get_attr(name))
+    flowing = graph.call_function(_aten.to.dtype, (flowing, torch.float32))
+    for target, value in zip((_aten.div_.Tensor, _aten.sub_.Tensor, _aten.div_.Tensor), values, strict=True):
+        flowing = graph.call_function(target, (flowing, value))
+    graph.output(flowing)
+    return fx.GraphModule(root, graph)

@@ -17,8 +17,11 @@ import numpy as np
 import torch
 from torch import fx
 
+from swarm.models.assembly import Mappings, assemble
 from swarm.models.blueprint import Blueprint, TensorSlot
-from swarm.models.parts import Mappings, RunnablePart, assemble
+from swarm.models.devices import synchronize
+from swarm.models.native import without_python
+from swarm.models.parts import RunnablePart
 from swarm.models.quota import cpu_quota
 from swarm.models.stopwatch import mean_s, warm_up
 from swarm.models.tensorfile import read_header
@@ -65,8 +68,8 @@ def call_s(device: str, like: TensorSpec = SPECK) -> float:
     """Seconds of a part that gives back one sample such as `like`."""
     graph = fx.Graph()
     graph.output(graph.placeholder("flowing"))
-    module = fx.GraphModule(torch.nn.Module(), graph)
-    return _timed(RunnablePart(Part("nothing", ""), module, like, device, 0, False))
+    nothing = without_python(fx.GraphModule(torch.nn.Module(), graph))
+    return _timed(RunnablePart(Part("nothing", ""), nothing, like, device))
 
 
 def _timed(run: RunnablePart, alike: int = 1) -> float:
@@ -74,10 +77,18 @@ def _timed(run: RunnablePart, alike: int = 1) -> float:
     shape, rng = (1, *run.input.shape), np.random.default_rng(0)
     x = rng.integers(0, 256, shape, np.uint8) if run.takes_pixels else rng.standard_normal(shape, np.float32)
     window_s = min(MOST_S, LEAST_S * alike) * (1.0 if cpu_quota() is None else THROTTLED)
-    copied_s = (
-        _sustained_s(partial(np.array, x, order="C"), LEAST_S) if run.copies_input and not run.takes_pixels else 0.0
-    )
+    copied_s = _sustained_s(_copying(shape, run.device), LEAST_S) if run.copies_input else 0.0
     return max(LEAST_CALL_S, _sustained_s(partial(run, x), window_s) - copied_s)
+
+
+def _copying(shape: tuple[int, ...], device: str) -> Callable[[], None]:
+    given = torch.zeros(shape, device=device)
+
+    def copy() -> None:
+        given.clone()
+        synchronize(device)
+
+    return copy
 
 
 def _sustained_s(act: Callable[[], object], window_s: float) -> float:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from swarm.errors import Overloaded, SwarmError
-from swarm.models import speed, study, weights
+from swarm.models import devices, speed, study, weights
 from swarm.models.blueprint import Blueprint
 from swarm.models.kinds import representatives
 from swarm.models.speed import Benchmark, speed_folder
@@ -26,6 +26,7 @@ from swarm.types import RAW_PICTURE, Location
 
 if TYPE_CHECKING:
     from swarm.models.parts import Array, RunnablePart
+    from swarm.models.pool import Pool
 
 
 MAX_STUDIES = 16
@@ -38,13 +39,15 @@ class Workshop:
     def __init__(self, cache: Path, model_files: Sequence[Path], device: str, threads: int | None):
         self._cache = cache
         self._model_files = tuple(model_files)
-        self._device = device
+        self._wish = device
+        self._picked: str | None = None
+        self._picking = Lock()
         self._threads = threads
         self._studies: dict[str, Blueprint] = {}
         self._running: dict[str, asyncio.Future[Blueprint | SwarmError]] = {}
         self._one_child = asyncio.Lock()
-        folder = partial(speed_folder, cache, device, threads)
-        self._timekeeper = Timekeeper(folder, self._time_stage, self._time_call)
+        self._pool: Pool | None = None
+        self._timekeeper = Timekeeper(self._speed_folder, self._time_stage, self._time_call)
 
     async def study(self, model: str, progress: Progress | None = None) -> Blueprint:
         """A model's anatomy; the first time a child process finds it out, one child at a time.
@@ -86,7 +89,24 @@ class Workshop:
 
     async def benchmark(self, fresh: bool = False) -> Benchmark:
         """The sustained rates of this device; the first time, and when `fresh`, a child process measures them."""
-        return await speed.benchmark(self._cache, self._device, self._threads, fresh=fresh)
+        return await speed.benchmark(self._cache, await asyncio.to_thread(self.device), self._threads, fresh=fresh)
+
+    def memory(self) -> tuple[int, int] | None:
+        """Free and total bytes of the device in use; None where that is the CPU, or none has been picked yet."""
+        return None if self._picked in (None, devices.CPU) else devices.memory(self._picked)
+
+    def device(self) -> str:
+        """Where parts run, such as `cuda:0`: what was wished for, chosen once. Blocks on torch's import.
+
+        Raises `UsageError` when it is not here.
+        """
+        with self._picking:
+            if self._picked is None:
+                self._picked = devices.pick(self._wish)
+            return self._picked
+
+    def _speed_folder(self) -> Path:
+        return speed_folder(self._cache, self.device(), self._threads)
 
     def kinds(self, blueprint: Blueprint) -> tuple[int, ...]:
         """Indices of the stages that stand for all: the first of each kind."""
@@ -112,37 +132,51 @@ class Workshop:
     def _time_stage(self, blueprint: Blueprint, index: int) -> float | None:
         from swarm.models import timing
 
-        self._set_threads()
-        return timing.stage_s(blueprint, index, self._device)
+        self._prepare()
+        return timing.stage_s(blueprint, index, self.device())
 
     def _time_call(self) -> float:
         from swarm.models import timing
 
-        self._set_threads()
-        return timing.call_s(self._device)
+        self._prepare()
+        return timing.call_s(self.device())
 
     def warm(self) -> None:
         """Load torch, so that the first part need not, and the figures of this device. Blocks for seconds."""
-        import swarm.models.parts  # noqa: F401
+        import swarm.models.assembly  # noqa: F401
 
         self._timekeeper.recall()
-        self._set_threads()
+        self._prepare()
 
     def build(
         self, blueprint: Blueprint, part: Part, digests: Sequence[str], locate: Callable[[str], Location]
     ) -> RunnablePart:
-        """Load a part into memory. Blocks on the disk, and on torch's import."""
-        from swarm.models.parts import build
+        """Load a part into memory, with those tensors of its model that are there already. Blocks on the disk, and on
+        torch's import. Raises what `swarm.models.assembly.build` does, and `UsageError` for a device that is not here.
+        """
+        from swarm.models.assembly import build
+        from swarm.models.pool import Pool
 
-        self._set_threads()
-        built = build(blueprint, part, locate, digests, device=self._device, model_files=self._model_files)
+        self._prepare()
+        if self._pool is None:
+            self._pool = Pool()
+        built = build(
+            blueprint,
+            part,
+            locate,
+            digests,
+            device=self.device(),
+            model_files=self._model_files,
+            pool=self._pool,
+        )
         self._timekeeper.built(blueprint.profile, part)
         return built
 
     def interpreter(self, blueprint: Any) -> Interpreter:
         return Interpreter(blueprint)
 
-    def _set_threads(self) -> None:
+    def _prepare(self) -> None:
+        devices.be_exact()
         if self._threads is not None:
             import torch
 
@@ -155,18 +189,30 @@ class Interpreter:
     def __init__(self, blueprint: Blueprint):
         self._blueprint = blueprint
 
+    def ready(self, x: Any) -> Array | None:
+        """`input` for what is an array already; None for pictures."""
+        if hasattr(x, "__array_interface__") and hasattr(x, "astype"):  # PIL pictures have only the first
+            return np.ascontiguousarray(x, None if x.dtype == RAW_PICTURE else np.float32)
+        return None
+
     async def input(self, x: Any) -> Array:
         """The model's input `[B, C, H, W]` from an array of that shape, one picture, or a list of them.
 
         Pictures, and arrays of uint8, stay the pixels that they are: the part that takes them normalises them. Other
         arrays become float32 and are taken as they are.
         """
-        if hasattr(x, "__array_interface__") and hasattr(x, "astype"):  # an array; PIL pictures have only the first
-            return np.ascontiguousarray(x, None if x.dtype == RAW_PICTURE else np.float32)
+        if (array := self.ready(x)) is not None:
+            return array
         from swarm.models import pictures
 
         several = list(x) if isinstance(x, (list, tuple)) else [x]
         return await asyncio.to_thread(pictures.load, several, self._blueprint.pictures)
+
+    def check(self, output: Array) -> None:
+        """Raises `SwarmError` for an output that is not a number."""
+        from swarm.models import pictures
+
+        pictures.check(output)
 
     def labels(self, output: Array, k: int = 5) -> list[list[tuple[str, float]]]:
         """For each sample the `k` likeliest classes, best first."""

@@ -13,10 +13,11 @@ from torch import nn
 
 from swarm.models import Blueprint, weights
 from swarm.models.anatomy import dissect
+from swarm.models.assembly import Mappings, build
 from swarm.models.blueprint import DERIVED_FILE
 from swarm.models.catalogue import find
 from swarm.models.child import write_tensors
-from swarm.models.parts import RunnablePart, build
+from swarm.models.parts import RunnablePart
 from swarm.models.registry import load_owner_models
 from swarm.plan import INPUT, OUTPUT, Part
 
@@ -41,6 +42,14 @@ class Specimen:
         part = self.part(start, end)
         digests = [self.manifest.refs[slot.name].sha256 for slot in self.blueprint.tensors_of(part)]
         return build(self.blueprint, part, self.manifest.locations.__getitem__, digests, model_files=[OWNER_MODELS])
+
+    def tensors(self, start: str = INPUT, end: str = OUTPUT) -> dict[str, torch.Tensor]:
+        mapped = Mappings()
+        slots = self.blueprint.tensors_of(self.part(start, end))
+        return {
+            slot.name: mapped.tensor(slot, self.manifest.locations[self.manifest.refs[slot.name].sha256])
+            for slot in slots
+        }
 
     def pictures(self, batch: int) -> Array:
         return np.random.default_rng(7).standard_normal((batch, *self.blueprint.pictures.input_size), np.float32)

@@ -161,3 +161,9 @@ class TwoWays(nn.Module):
 @register("two-ways", input_shape=(1, 4, 6))
 def two_ways() -> nn.Module:
     return TwoWays()
+
+
+@register("overwriting", input_shape=(1, 4, 6))
+def overwriting() -> nn.Module:
+    """Behind its second module it writes into what that one gave."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(24, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))

@@ -11,9 +11,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from swarm.models import timing
+from swarm.models.assembly import assemble
 from swarm.models.graph import TENSOR
 from swarm.models.kinds import representatives
-from swarm.models.parts import assemble
+from swarm.models.native import without_python
+from swarm.models.rebuild import rebuild
 from swarm.plan import INPUT, OUTPUT
 from tests.models.anatomies import Array, Specimen, take_apart
 
@@ -85,6 +87,21 @@ def test_a_chain_of_parts_takes_any_batch(specimen: Specimen) -> None:
             np.testing.assert_array_equal(y, before, err_msg="a part changed its input")
             y = out
         _close(y, specimen.eager(x))
+
+
+def test_every_family_runs_without_python_and_bit_by_bit_the_same(specimen: Specimen) -> None:
+    blueprint = specimen.blueprint
+    assert blueprint.graph is not None
+    middle = blueprint.cuts[len(blueprint.cuts) // 2]
+    flowing = {batch: torch.from_numpy(specimen.pictures(batch)) for batch in (1, 3)}
+    for ends in ((INPUT, middle), (middle, OUTPUT)):
+        module = rebuild(blueprint.graph, specimen.tensors(*ends), "cpu", *ends)
+        region = without_python(module)
+        assert region is not module
+        with torch.inference_mode():
+            for batch, x in flowing.items():
+                flowing[batch] = module(x.clone())
+                assert torch.equal(region(x.clone()), flowing[batch])
 
 
 def test_blocks_are_named_after_their_modules(specimen: Specimen) -> None:

@@ -17,14 +17,14 @@ from torch import nn
 
 from swarm.errors import BadInput, CannotSplit, WeightsError
 from swarm.models import Blueprint, weights
-from swarm.models.parts import build
+from swarm.models.assembly import build
 from swarm.models.study import study
 from swarm.models.thrift import overwrite_dying, skip_idle
 from swarm.models.weights import Manifest
-from swarm.plan import INPUT, Part
+from swarm.plan import INPUT, OUTPUT, Part
 from tests.models.anatomies import OWNER_MODELS, take_apart
 
-AWKWARD = ["masked", "greedy", "shared", "small-beit"]
+AWKWARD = ["masked", "greedy", "shared", "small-beit", "overwriting"]
 
 PEER = """
 import asyncio, json, resource, sys
@@ -35,7 +35,7 @@ import torch
 torch.set_num_threads(1)
 bare = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 from swarm.models import weights
-from swarm.models.parts import build
+from swarm.models.assembly import build
 from swarm.models.study import study
 from swarm.plan import Part
 cache = Path(sys.argv[1])
@@ -201,3 +201,65 @@ def test_thrift_changes_nothing_but_memory() -> None:
     assert not any("dropout" in target for target in targets)
     assert torch.equal(graph(x), expected)
     assert torch.equal(x, before)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["tiny-residual", "greedy", "moody"])
+def test_rows_of_many_kinds_enter_together(name: str, tmp_path: Path) -> None:
+    specimen = take_apart(name, tmp_path)
+    run = specimen.built()
+    shape = specimen.blueprint.pictures.input_size
+    pixels = np.random.default_rng(2).integers(0, 256, (2, *shape), np.uint8)
+    x = specimen.pictures(3)
+    x.flags.writeable = False
+    pieces: list[Any] = [x, pixels, pixels[:1], torch.from_numpy(specimen.pictures(1))]
+    before = [np.array(piece) for piece in pieces]
+    wanted = np.concatenate([run(x), run(pixels), run(pixels[:1]), run(specimen.pictures(1))])
+    np.testing.assert_allclose(run.leave(run.run(run.enter(pieces))), wanted, rtol=1e-5, atol=1e-6)
+    for alike in ([x, x[1:]], [pixels, pixels]):
+        both = np.concatenate([run(piece) for piece in alike])
+        np.testing.assert_allclose(run.leave(run.run(run.enter(alike))), both, rtol=1e-5, atol=1e-6)
+    for piece, old in zip(pieces, before, strict=True):
+        np.testing.assert_array_equal(piece, old)
+    with pytest.raises(BadInput):
+        run.enter([x, torch.zeros(1, *shape, dtype=torch.float64)])
+
+
+def test_one_array_is_lent_and_not_copied(fashion: Blueprint, cache: Path) -> None:
+    manifest = _manifest(fashion, cache)
+    part = Part("fashion-vit", fashion.profile.digest, "blocks.2", "blocks.3")
+    run = build(fashion, part, manifest.locations.__getitem__, _digests(fashion, part, manifest))
+    x = np.ones((2, *run.input.shape), np.float32)
+    entered = run.enter([x])
+    assert np.shares_memory(run.leave(entered), x)
+    assert run.enter([entered]) is entered
+    result = run.run(entered)
+    assert np.shares_memory(run.leave(result[1:]), run.leave(result))
+    assert run.leave(result[1:]).flags.c_contiguous
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rows_that_left_stay_as_they_were(tmp_path: Path) -> None:
+    """Although the next part writes into its input."""
+    specimen = take_apart("overwriting", tmp_path)
+    head, tail = (specimen.built(*ends) for ends in ((INPUT, "1"), ("1", OUTPUT)))
+    assert tail.copies_input
+    flowing = head.run(head.enter([specimen.pictures(3)]))
+    left = head.leave(flowing[1:])
+    before = left.copy()
+    tail.run(tail.enter([flowing]))
+    tail.run(tail.enter([flowing[:2], flowing[2:]]))
+    tail.run(flowing)
+    np.testing.assert_array_equal(left, before)
+    assert (before < 0).any()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_part_that_only_looks_otherwise_at_its_input_gives_a_copy(tmp_path: Path) -> None:
+    specimen = take_apart("tiny-residual", tmp_path)
+    assert specimen.blueprint.cuts[0] == "0"
+    flatten = specimen.built(INPUT, "0")
+    x = specimen.pictures(2)
+    y = flatten(x)
+    np.testing.assert_array_equal(y, x.reshape(2, -1))
+    assert not np.shares_memory(x, y)
