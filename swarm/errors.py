@@ -104,6 +104,8 @@ class NoFit(PeerError):
 
 class Overloaded(PeerError):
     code = "overloaded"
+    retry_after_s: float = 0.0
+    """When there may be room again; it travels beside the error."""
 
 
 class DeadlineExceeded(SwarmError):

@@ -1,9 +1,12 @@
-"""The parts in this peer's memory: fetched, built, run in batches, and dropped when nobody needs them."""
+"""The parts in this peer's memory: fetched, built, run in batches, and dropped when nobody needs them.
+
+Parts that overlap are in memory once: their tensors are shared by content, and so are their slices.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -11,11 +14,13 @@ from time import monotonic
 import numpy as np
 import psutil
 
-from swarm.batching import Batcher, Ran
+from swarm.batching import POLICIES, Batcher, Bounds, Ran
 from swarm.errors import Declined, PlanGone, SwarmError
 from swarm.exchange import Exchange
 from swarm.fetch import fetch
+from swarm.metrics import Metrics
 from swarm.plan import Part
+from swarm.slicing import slices_of
 from swarm.store import Store
 from swarm.types import Array, Location, PeerId
 from swarm.workshop import Blueprint, RunnablePart, Workshop
@@ -25,14 +30,23 @@ WARM_S = 300.0
 """How long a part that nobody leases stays in memory, ready for the next plan."""
 
 
+Tensors = Mapping[str, int]
+"""Bytes of tensors by the SHA-256 of their content."""
+
+
 @dataclass(slots=True)
 class Held:
     """A part in memory."""
 
     part: Part
-    run: RunnablePart
-    nbytes: int
-    digests: Sequence[str]
+    blueprint: Blueprint
+    digests: Mapping[str, str]
+    """By the tensor's name in the model."""
+    tensors: Tensors
+    slices: tuple[str, ...] = ()
+    """Keys of what its rows go through, in order."""
+    used: set[str] = field(default_factory=set)
+    """All that it has ever been sliced into: requests may be on their way through."""
     last_used_s: float = field(default_factory=monotonic)
 
 
@@ -49,6 +63,9 @@ class Holdings:
         limit_bytes: int | None = None,
         on_change: Callable[[tuple[str, ...]], None] = lambda names: None,
         on_progress: Callable[[], None] = lambda: None,
+        policy: str = "joining",
+        bounds: Bounds | None = None,
+        metrics: Metrics | None = None,
     ):
         self._name = name
         self._exchange = exchange
@@ -61,9 +78,21 @@ class Holdings:
         """Parts on their way into memory, by name, and how much of each is here, in tenths."""
         self._held: dict[str, Held] = {}
         self._loading: dict[str, asyncio.Lock] = {}
-        self.leased: Callable[[], Mapping[str, int]] = dict
-        """Bytes of every promised part by key, held already or not."""
-        self.batcher = Batcher(self._run_part, owner=name)
+        self._slices: dict[str, RunnablePart] = {}
+        self._building = asyncio.Lock()
+        self._metrics = metrics or Metrics()
+        self.memory: Callable[[], tuple[int, int] | None] = lambda: None
+        """Free and total bytes of an accelerator, if parts run on one."""
+        self.leased: Callable[[], Mapping[str, Tensors]] = dict
+        """The tensors of every promised part by its key, held already or not."""
+        self.batcher = Batcher(
+            self._slices_of,
+            self._slice_of,
+            policy=POLICIES[policy](),
+            bounds=bounds,
+            owner=name,
+            ran=self._ran,
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,12 +104,11 @@ class Holdings:
         """What new promises may use: cold parts count as free, promised ones do not, held or not.
 
         Without a limit it is what the system calls available. Parameters are mapped from files, so what is held
-        already counts as available there, and has to be taken off too.
+        already counts as available there, and has to be taken off too. An accelerator counts them as taken.
         """
-        most = psutil.virtual_memory().available if self._limit_bytes is None else self._limit_bytes
-        return max(0, most - sum(self.leased().values()))
+        return max(0, self._most_bytes() - sum(together(self.leased().values()).values()))
 
-    def run(self, part: Part, x: Array, deadline: float) -> asyncio.Future[Ran]:
+    def run(self, part: Part, x: Array, deadline: float, requester: str = "") -> asyncio.Future[Ran]:
         """Begin to run a held part on `[B, ...]`, in a batch with whatever else waits for it."""
         held = self._held.get(part.key)
         if held is None:
@@ -88,7 +116,7 @@ class Holdings:
             done.set_exception(PlanGone(f"{self._name} does not hold {part.name} any more; load the model again."))
             return done
         held.last_used_s = monotonic()
-        return self.batcher.run(part.key, x, deadline)
+        return self.batcher.run(part.key, x, deadline, requester)
 
     async def load(
         self,
@@ -107,15 +135,18 @@ class Holdings:
             if part.key in self._held:
                 self._held[part.key].last_used_s = monotonic()
                 return
-            sizes = {digest: slot.nbytes for digest, slot in zip(digests, blueprint.tensors_of(part), strict=True)}
+            slots = blueprint.tensors_of(part)
+            sizes = {digest: slot.nbytes for digest, slot in zip(digests, slots, strict=True)}
             missing = {digest: sizes[digest] for digest in await asyncio.to_thread(self._store.missing, sizes)}
+            names = {slot.name: digest for digest, slot in zip(digests, slots, strict=True)}
             with self._visibly(part, progress) as note:
                 if missing:
                     others = [peer for peer in sources if peer != self._exchange.me]
                     await fetch(self._exchange, self._store, missing, others, note)
-                await self._build(blueprint, part, digests, sum(sizes.values()))
+                async with self._building:
+                    await self._build(Held(part, blueprint, names, sizes))
         if missing:
-            await asyncio.to_thread(self._store.prune, [d for held in self._held.values() for d in held.digests])
+            await asyncio.to_thread(self._store.prune, list(self._tensors()))
 
     @contextmanager
     def _visibly(self, part: Part, progress: Callable[[float], None]) -> Iterator[Callable[[float], None]]:
@@ -137,17 +168,34 @@ class Holdings:
             del self.loading[part.name]
             self._on_progress()
 
-    async def _build(self, blueprint: Blueprint, part: Part, digests: Sequence[str], nbytes: int) -> None:
-        self._make_room(part, nbytes)
-        run = await self.batcher.in_worker(lambda: self._built(blueprint, part, digests))
-        self._held[part.key] = Held(part, run, nbytes, digests)
+    async def _build(self, new: Held) -> None:
+        self._make_room(new)
+        sliced = {held.part.key: self._sliced(held, new) for held in (*self._held.values(), new)}
+        self._slices |= await self.batcher.in_worker(lambda: self._built(new, sliced))
+        self._held[new.part.key] = new
+        for key, parts in sliced.items():
+            if (held := self._held.get(key)) is not None:
+                held.slices = tuple(part.key for part in parts)
+                held.used.update(held.slices)
         self._on_change(self.names)
 
-    def _built(self, blueprint: Blueprint, part: Part, digests: Sequence[str]) -> RunnablePart:
-        """Run once, on nothing: the first request shall not wait for the disk, nor find out that a part is broken."""
-        run = self._workshop().build(blueprint, part, digests, self._locate)
-        run(np.zeros((1, *blueprint.boundary(part.start).shape), np.float32))
-        return run
+    def _sliced(self, held: Held, new: Held) -> tuple[Part, ...]:
+        others = [new.part, *(other.part for other in self._held.values())] if self.batcher.policy.is_sliced else []
+        return slices_of(held.blueprint, held.part, held.digests, others)
+
+    def _built(self, new: Held, sliced: Mapping[str, Sequence[Part]]) -> dict[str, RunnablePart]:
+        """The slices that are not there yet. Each runs once, on nothing: the first request shall not wait for the disk,
+        nor find out that a part is broken."""
+        built: dict[str, RunnablePart] = {}
+        for key, parts in sliced.items():
+            held = new if key == new.part.key else self._held[key]
+            for part in parts:
+                if part.key not in self._slices and part.key not in built:
+                    digests = [held.digests[slot.name] for slot in held.blueprint.tensors_of(part)]
+                    run = self._workshop().build(held.blueprint, part, digests, self._locate)
+                    run(np.zeros((1, *held.blueprint.boundary(part.start).shape), np.float32))
+                    built[part.key] = run
+        return built
 
     def drop_cold(self) -> None:
         """Let go of parts that nobody has leased or used for a while."""
@@ -155,26 +203,42 @@ class Holdings:
             if monotonic() - self._held[key].last_used_s > WARM_S:
                 self._drop(key)
 
-    def _make_room(self, part: Part, nbytes: int) -> None:
-        """Drop cold parts, longest unused first, until `nbytes` more fit without them."""
+    def _make_room(self, new: Held) -> None:
+        """Drop cold parts, longest unused first, until what is new fits without them."""
         for key in self._cold():
-            if self._unused_bytes() >= nbytes:
+            if self._has_room(new):
                 return
             self._drop(key)
-        if self._unused_bytes() < nbytes:
-            raise Declined(f"{self._name} has no room left for {part.name}; load the model again.")
+        if not self._has_room(new):
+            raise Declined(f"{self._name} has no room left for {new.part.name}; load the model again.")
 
-    def _unused_bytes(self) -> int:
-        if self._limit_bytes is None:
+    def _has_room(self, new: Held) -> bool:
+        held = self._tensors()
+        fresh = sum(nbytes for digest, nbytes in new.tensors.items() if digest not in held)
+        if self._limit_bytes is None and self.memory() is None:
+            return fresh <= psutil.virtual_memory().available
+        return fresh <= self._most_bytes() - sum(held.values())
+
+    def _most_bytes(self) -> int:
+        if self._limit_bytes is not None:
+            return self._limit_bytes
+        accelerator = self.memory()
+        if accelerator is None:
             return psutil.virtual_memory().available
-        return self._limit_bytes - sum(held.nbytes for held in self._held.values())
+        return accelerator[0] + sum(self._tensors().values())
+
+    def _tensors(self) -> Tensors:
+        return together(held.tensors for held in self._held.values())
 
     def _cold(self) -> list[str]:
         leased = self.leased()
         return sorted((key for key in self._held if key not in leased), key=lambda k: (self._held[k].last_used_s, k))
 
     def _drop(self, key: str) -> None:
-        del self._held[key]
+        gone = self._held.pop(key)
+        used = {name for held in self._held.values() for name in held.used}
+        for name in gone.used - used:
+            self._slices.pop(name, None)
         self._on_change(self.names)
 
     def _locate(self, digest: str) -> Location:
@@ -183,11 +247,23 @@ class Holdings:
             raise SwarmError(f"The tensor {digest[:12]}… left the cache of {self._name} while it was needed.")
         return place
 
-    def _run_part(self, key: str, x: Array) -> Array:
-        held = self._held.get(key)
-        if held is None:
+    # For the batcher; the last two in the worker thread
+
+    def _slices_of(self, key: str) -> tuple[str, ...]:
+        return self._held[key].slices
+
+    def _slice_of(self, key: str) -> RunnablePart:
+        found = self._slices.get(key)
+        if found is None:
             raise PlanGone(f"{self._name} let this part go before its turn came; load the model again.")
-        began = monotonic()
-        output = held.run(x)
-        self._workshop().learn(held.part, len(x), monotonic() - began)
-        return output
+        return found
+
+    def _ran(self, key: str, rows: int, seconds: float) -> None:
+        part = self._slices[key].part
+        self._workshop().learn(part, rows, seconds)
+        self._metrics.batch_rows.observe(part.model, rows)
+
+
+def together(several: Iterable[Tensors]) -> dict[str, int]:
+    """All tensors, each once."""
+    return {digest: nbytes for tensors in several for digest, nbytes in tensors.items()}

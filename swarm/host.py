@@ -18,7 +18,7 @@ from swarm import schema
 from swarm.dataflow import Dataflow
 from swarm.errors import Declined, FrameTooLarge, PlanGone, SwarmError
 from swarm.exchange import Caller, Exchange
-from swarm.holdings import Holdings
+from swarm.holdings import Holdings, Tensors, together
 from swarm.plan import Answer, Offer, Plan, Step, weights_digest
 from swarm.transport import Call, Reply, Router
 from swarm.types import Address, Name, PeerId
@@ -46,8 +46,8 @@ class Lease:
     offer: Offer
     digests: Mapping[str, Sequence[str]]
     """SHA-256 of each tensor, by step."""
-    needs: Mapping[str, int]
-    """Bytes of each of its parts, by key."""
+    needs: Mapping[str, Tensors]
+    """The tensors of each of its parts, by the part's key."""
     until_s: float
 
 
@@ -97,8 +97,8 @@ class Host:
         """Where a peer of a leased plan listens, as the requester told; membership may not know it yet."""
         return next((found for lease in self._leases.values() if (found := lease.offer.addresses.get(peer))), ())
 
-    def _promised(self) -> dict[str, int]:
-        return {key: nbytes for lease in self._leases.values() for key, nbytes in lease.needs.items()}
+    def _promised(self) -> dict[str, Tensors]:
+        return {key: tensors for lease in self._leases.values() for key, tensors in lease.needs.items()}
 
     # Offers
 
@@ -120,8 +120,8 @@ class Host:
         async with self._reporting(offer.plan, offer.plan.steps[0]):
             digests, needs = await self._study(offer.plan, body)
         self._check_plan(caller, offer.plan)  # again: the study took a while
-        promised = self._promised()
-        new = sum(nbytes for key, nbytes in needs.items() if key not in promised)
+        promised = together(self._promised().values())
+        new = sum(nbytes for digest, nbytes in together(needs.values()).items() if digest not in promised)
         free = self._holdings.free_bytes
         if new > free:
             declined = Declined(
@@ -143,11 +143,11 @@ class Host:
         if not plan.steps or any(len(plan.inputs(s.id)) != 1 or s.peers != (self._exchange.me,) for s in plan.steps):
             raise Declined(f"{self._name} runs steps with one input, on itself alone; this plan has others.")
 
-    async def _study(self, plan: Plan, body: bytes) -> tuple[dict[str, list[str]], dict[str, int]]:
-        """Each step's digests, and the bytes of each part by key, checked against this peer's own anatomy."""
+    async def _study(self, plan: Plan, body: bytes) -> tuple[dict[str, list[str]], dict[str, Tensors]]:
+        """Each step's digests, and the tensors of each part by key, checked against this peer's own anatomy."""
         raw = [body[i : i + DIGEST_BYTES].hex() for i in range(0, len(body), DIGEST_BYTES)]
         digests: dict[str, list[str]] = {}
-        needs: dict[str, int] = {}
+        needs: dict[str, Tensors] = {}
         for step in plan.steps:
             part = step.part
             blueprint = await self._workshop().study(part.model)
@@ -156,7 +156,7 @@ class Host:
             digests[step.id], raw = raw[: len(slots)], raw[len(slots) :]
             if weights_digest(digests[step.id]) != part.weights:
                 raise Declined(f"The tensors offered for {part.name} are not those that its name stands for.")
-            needs[part.key] = sum(slot.nbytes for slot in slots)
+            needs[part.key] = {digest: slot.nbytes for digest, slot in zip(digests[step.id], slots, strict=True)}
         return digests, needs
 
     def _check_anatomy(self, blueprint: Blueprint, plan: Plan, step: Step) -> None:

@@ -12,7 +12,7 @@ from typing import Final, cast
 
 import numpy as np
 
-from swarm.batching import Batcher
+from swarm.batching import Batcher, Plain
 from swarm.dataflow import Dataflow
 from swarm.exchange import Exchange
 from swarm.plan import INPUT, OUTPUT, Edge, Part, Plan, Step
@@ -33,8 +33,8 @@ async def rehearse() -> tuple[float, float]:
     """Seconds of asking, and seconds of each step: sustained means. Takes about 0.2 s."""
     router = Router()
     exchange = Exchange(Hello(PROTOCOL, ME, "rehearsal", "control"), cast(Links, None), router)
-    async with Batcher(lambda part, x: x) as batcher:
-        run = Dataflow(ME, "rehearsal", exchange, lambda part, x, deadline: batcher.run(part.key, x, deadline))
+    async with Batcher(lambda part: (part,), lambda part: Plain(lambda x: x)) as batcher:
+        run = Dataflow(ME, "rehearsal", exchange, lambda part, x, deadline, me: batcher.run(part.key, x, deadline))
         run.register(router)
         async with run:
             short, long = _plan(1), _plan(LONG)

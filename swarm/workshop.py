@@ -34,9 +34,15 @@ class Blueprint(Protocol):
 
 
 class RunnablePart(Protocol):
-    """A part in memory: `[B, ...]` in, `[B, ...]` out, in the worker thread."""
+    """A part in memory: `[B, ...]` in, `[B, ...]` out, in the worker thread. What `enter` and `run` give stays on its
+    device, for the next part."""
 
+    @property
+    def part(self) -> Part: ...
     def __call__(self, x: Array) -> Array: ...
+    def enter(self, pieces: Sequence[Any]) -> Any: ...
+    def run(self, x: Any) -> Any: ...
+    def leave(self, x: Any) -> Array: ...
 
 
 class Manifest(Protocol):

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from swarm import answering, healing, host, negotiation, pace, route
+from swarm.batching import Bounds
 from swarm.errors import Declined, NoFit
+from swarm.holdings import together
 from swarm.plan import Candidate, Goal, Part, Plan
 from swarm.transport import Call, Reply
 from tests.toy import Node, Swarm, agree, chain_of, session_of, swarm_of
@@ -250,30 +252,31 @@ async def test_two_requesters_that_want_the_same_parts_share_them(tmp_path: Path
 
 async def test_of_two_requesters_one_gets_what_there_is_and_the_other_hears_so(tmp_path: Path) -> None:
     """Each peer has room for one of the two plans; nobody waits for ever, nobody gets more than there is."""
-    async with swarm_of(tmp_path, "me", "you", "ant", "bee", ant=32, bee=48) as [me, you, ant, bee]:
+    async with swarm_of(tmp_path, "me", "you", "ant", "bee", ant=32, bee=32) as [me, you, ant, bee]:
+        await asyncio.to_thread(you.own_weights)
 
-        async def one(node: Node, name: str, cuts: list[int]) -> str:
+        async def one(node: Node, name: str, *nodes: Node) -> str:
             try:
-                await agree(node, chain_of(node, ant, bee, cuts=cuts, plan_id=name), ant, bee)
+                await agree(node, chain_of(node, *nodes, cuts=[0, 2, 4], plan_id=name), ant, bee)
             except Declined as declined:
                 return str(declined)
             return "agreed"
 
-        outcomes = await asyncio.gather(one(me, "one", [0, 1, 4]), one(you, "two", [0, 2, 4]))
+        outcomes = await asyncio.gather(one(me, "one", ant, bee), one(you, "two", bee, ant))
         assert outcomes.count("agreed") == 1
         assert "MB free" in next(outcome for outcome in outcomes if outcome != "agreed")
-        for node, limit in ((ant, 32), (bee, 48)):
-            assert sum(sum(lease.needs.values()) for lease in node.host._leases.values()) <= limit
+        for node in (ant, bee):
+            assert sum(together(node.host._promised().values()).values()) <= 32
 
 
 async def test_an_overloaded_peer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answering, "OVERLOADED_S", 0.05)
     async with swarm_of(tmp_path, "me", "ant", "bee") as [me, ant, bee], session_of(Swarm(me, ant, bee)) as vit:
-        ant.holdings.batcher._max_waiting = 0
+        ant.holdings.batcher._queue.bounds = Bounds(max_waiting=0)
         asking = asyncio.create_task(vit(ones()))
         await asyncio.sleep(0.3)
         assert not asking.done()
-        ant.holdings.batcher._max_waiting = 256
+        ant.holdings.batcher._queue.bounds = Bounds()
         result = await asking
         assert result.output.tolist() == WHOLE
         assert result.attempts > 1

@@ -109,13 +109,16 @@ def _reshaped(edge: Edge) -> Edge:
 
 
 async def test_promises_count_before_anything_is_loaded(tmp_path: Path) -> None:
-    """Two requesters cannot both be promised the same room; a part that both need counts once."""
-    async with swarm_of(tmp_path, "me", "you", "ant", ant=64) as [me, you, ant]:
-        assert (await offered(me, ant, chain_of(me, ant))).accepted
-        assert (await offered(you, ant, chain_of(you, ant, plan_id="same part"))).accepted
-        other = chain_of(you, ant, you, cuts=[0, 2, 4], plan_id="another part")
-        assert not (await offered(you, ant, other)).accepted
+    """Two requesters cannot both be promised the same room; what both need counts once."""
+    async with swarm_of(tmp_path, "me", "you", "ant", ant=48) as [me, you, ant]:
+        assert (await offered(me, ant, chain_of(me, ant, me, cuts=[0, 3, 4]))).accepted
+        same = chain_of(you, ant, you, cuts=[0, 3, 4], plan_id="same part")
+        assert (await offered(you, ant, same)).accepted
+        inside = chain_of(you, you, ant, you, cuts=[0, 1, 3, 4], plan_id="a piece of it")
+        assert (await offered(you, ant, inside)).accepted
         assert ant.holdings.free_bytes == 0
+        other = chain_of(you, you, ant, cuts=[0, 2, 4], plan_id="another part")
+        assert not (await offered(you, ant, other)).accepted
 
 
 async def test_two_plans_share_one_copy_of_a_part(tmp_path: Path) -> None:
@@ -140,13 +143,13 @@ async def test_a_lease_lapses_unless_it_is_renewed(tmp_path: Path) -> None:
 
 
 async def test_a_released_part_stays_warm_until_its_room_is_needed(tmp_path: Path) -> None:
-    async with swarm_of(tmp_path, "me", "ant", ant=64) as [me, ant]:
+    async with swarm_of(tmp_path, "me", "ant", ant=48) as [me, ant]:
         plan = await agree(me, chain_of(me, ant, me, cuts=[0, 2, 4], plan_id="one"), ant)
         await release(me.exchange, plan)
         assert ant.holdings.names == (plan.steps[0].part.name,)
-        assert ant.holdings.free_bytes == 64
-        await agree(me, chain_of(me, ant, plan_id="two"), ant)
-        assert ant.holdings.names == (chain_of(me, ant).steps[0].part.name,)
+        assert ant.holdings.free_bytes == 48
+        plan = await agree(me, chain_of(me, me, ant, cuts=[0, 2, 4], plan_id="two"), ant)
+        assert ant.holdings.names == (plan.steps[1].part.name,)
 
 
 async def test_a_lost_requester_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -233,10 +236,11 @@ async def test_a_slow_requester_does_not_hold_up_the_others(tmp_path: Path) -> N
 
 
 async def test_a_limit_is_kept_when_cold_parts_are_asked_for_again(tmp_path: Path) -> None:
-    async with swarm_of(tmp_path, "me", "you", "ant", ant=64) as [me, you, ant]:
+    async with swarm_of(tmp_path, "me", "you", "ant", ant=48) as [me, you, ant]:
         first = chain_of(me, ant, me, cuts=[0, 2, 4], plan_id="first")
         await release(me.exchange, await agree(me, first, ant))
-        assert (await offered(you, ant, chain_of(you, ant, plan_id="all of it"))).accepted
+        other = chain_of(you, you, ant, cuts=[0, 2, 4], plan_id="the other half")
+        assert (await offered(you, ant, other)).accepted
         again = await offered(me, ant, replace(first, id="again"))
         assert not again.accepted, "its room was promised to another"
 

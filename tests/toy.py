@@ -102,16 +102,32 @@ class ToyWorkshop:
 
     def build(
         self, blueprint: ToyBlueprint, part: Part, digests: Sequence[str], locate: Callable[[str], Location]
-    ) -> Callable[[Array], Array]:
+    ) -> ToyPart:
         places = [locate(digest) for digest in digests]
         biases = [np.frombuffer(p.path.read_bytes()[p.offset : p.offset + p.nbytes], np.float32) for p in places]
 
-        def run(x: Array) -> Array:
-            self.before_run(part)
-            y: Array = x + np.sum(biases, axis=0)
-            return y
+        return ToyPart(part, np.sum(biases, axis=0), lambda part: self.before_run(part))  # noqa: PLW0108 - set later
 
-        return run
+
+@dataclass(frozen=True)
+class ToyPart:
+    part: Part
+    bias: Array
+    before_run: Callable[[Part], None]
+
+    def __call__(self, x: Array) -> Array:
+        return self.leave(self.run(self.enter([x])))
+
+    def enter(self, pieces: Sequence[Array]) -> Array:
+        return np.concatenate(pieces)
+
+    def run(self, x: Array) -> Array:
+        self.before_run(self.part)
+        y: Array = x + self.bias
+        return y
+
+    def leave(self, x: Array) -> Array:
+        return x
 
 
 class Node:
@@ -286,10 +302,16 @@ class ToyManifest:
 class Plain:
     """Takes arrays as they are, and gives their sums as labels."""
 
+    def ready(self, x: Any) -> Array | None:
+        return None
+
     async def input(self, x: Any) -> Array:
         if isinstance(x, str):
             await asyncio.sleep(3600)
         return np.asarray(x, np.float32)
+
+    def check(self, output: Array) -> None:
+        pass
 
     def labels(self, output: Array) -> list[list[tuple[str, float]]]:
         return [[("sum", float(row.sum()))] for row in output]

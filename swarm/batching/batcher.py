@@ -1,9 +1,12 @@
-"""One worker thread that runs all the parts of this peer, a batch at a time.
+"""The batching server's edge: callers in the event loop, batches in the worker thread.
 
-The queue never waits while the worker is idle: a batch is what gathered, for the same part and of the same shape, while
-the last one ran::
+The worker never waits while there is work: a batch is what gathered while the last one ran. It asks the policy itself
+after every slice, under a lock, so that no batch waits for the event loop::
 
-    run(part, x) ─▶ waiting ─▶ next batch ─▶ worker thread ─▶ rows back to each caller
+    run(part, x) ─▶ queue ─┐                 ┌─▶ rows that are through ─▶ each caller, in the event loop
+                           └▶ policy ─▶ slice ┤
+                                  ▲           └─▶ rows that go on ─┐
+                                  └────────────────────────────────┘
 """
 
 from __future__ import annotations
@@ -11,14 +14,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from threading import Lock
 from time import monotonic
 from types import TracebackType
 from typing import Any, TypeVar
 
-import numpy as np
-
-from swarm.errors import DeadlineExceeded, Overloaded, PeerLost, SwarmError
+from swarm.batching.jobs import Batch, Job, Ran
+from swarm.batching.moving import advance
+from swarm.batching.policies import Joining, Policy
+from swarm.batching.queue import Bounds, Queue
+from swarm.batching.slice import Slice
+from swarm.errors import PeerLost, SwarmError
 from swarm.types import Array
 from swarm.worker import Worker
 
@@ -26,67 +32,61 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-RunPart = Callable[[str, Array], Array]
-"""Runs the part of that name on `[B, ...]`, in the worker thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """One caller's rows, how long they waited, and how long their whole batch computed."""
-
-    output: Array
-    queue_s: float
-    compute_s: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """One caller's rows for a part, until its deadline (monotonic seconds)."""
-
-    part: str
-    x: Array
-    deadline: float
-    arrived: float
-    done: asyncio.Future[Ran]
-
-    def fits(self, other: Job) -> bool:
-        """May the two stand in one batch?"""
-        return (self.part, self.x.shape[1:], self.x.dtype) == (other.part, other.x.shape[1:], other.x.dtype)
-
-
-def next_batch(waiting: Sequence[Job], max_batch: int) -> list[Job]:
-    """The oldest job and all that fit beside it, in order of arrival, up to `max_batch` rows."""
-    batch = [waiting[0]]
-    rows = len(waiting[0].x)
-    for job in waiting[1:]:
-        if batch[0].fits(job) and rows + len(job.x) <= max_batch:
-            batch.append(job)
-            rows += len(job.x)
-    return batch
-
 
 class Batcher:
-    """`async with Batcher(run_part) as batcher: ran = await batcher.run("part", x, deadline)`."""
+    """`async with Batcher(slices_of, slice_of) as batcher: ran = await batcher.run("part", x, deadline)`.
 
-    def __init__(self, run_part: RunPart, *, max_batch: int = 64, max_waiting: int = 256, owner: str = "this peer"):
-        self._run_part = run_part
-        self._max_batch = max_batch
-        self._max_waiting = max_waiting
+    :param slices_of: keys of what a part's rows go through, in order; as a whole where the policy is not sliced.
+    :param slice_of: the slice of a key, called in the worker thread.
+    :param ran: told, in the worker thread, of each run: the slice's key, its rows and seconds.
+    """
+
+    def __init__(
+        self,
+        slices_of: Callable[[str], tuple[str, ...]],
+        slice_of: Callable[[str], Slice],
+        *,
+        policy: Policy | None = None,
+        bounds: Bounds | None = None,
+        owner: str = "this peer",
+        ran: Callable[[str, int, float], None] = lambda name, rows, seconds: None,
+    ):
+        self.policy = policy or Joining()
+        self._slices_of = slices_of
+        self._slice_of = slice_of
+        self._ran_one = ran
+        self._queue = Queue(bounds or Bounds(), owner)
         self._owner = owner
-        self._waiting: list[Job] = []
-        self._running: list[Job] = []
+        self._lock = Lock()
+        self._is_working = False
+        self._delayed: asyncio.TimerHandle | None = None
+        self._running: Sequence[Job] = ()
+        self._unanswered: set[Job] = set()
         self._others: set[asyncio.Future[Any]] = set()
         self._worker = Worker()
+        self._loop: asyncio.AbstractEventLoop
         self._is_closed = False
         self.busy_s = 0.0
         """Seconds that parts have computed so far."""
+        self.answered = 0
+        self.stayed_s = 0.0
+        """Seconds from arrival to answer, of all that were answered so far."""
+        self.waited_s = 0.0
+        """How much of that was due to other requests."""
 
     @property
     def queued(self) -> int:
         """Requests that wait."""
-        return len(self._waiting)
+        return len(self._queue)
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds of work that is here, as far as is known."""
+        with self._lock:
+            return self._queue.wait_s()
 
     async def __aenter__(self) -> Batcher:
+        self._loop = asyncio.get_running_loop()
         self._worker.start()
         return self
 
@@ -96,30 +96,53 @@ class Batcher:
         self._is_closed = True
         self._worker.stop()
         gone = self._gone()
-        _fail(self._running + self._waiting, gone)
+        _fail(list(self._unanswered), gone)
         for done in self._others:
             if not done.done():
                 done.set_exception(gone)
 
-    def run(self, part: str, x: Array, deadline: float) -> asyncio.Future[Ran]:
+    # Callers, in the event loop
+
+    def run(self, part: str, x: Array, deadline: float, requester: str = "") -> asyncio.Future[Ran]:
         """Begin to run `part` on `x` `[B, ...]`. When the future is cancelled, rows that still wait are dropped.
 
-        It raises `Overloaded` when too many requests wait already, `DeadlineExceeded` when `deadline` passed before
-        their turn, `PeerLost` when this peer leaves.
+        It raises `Overloaded` when too much waits already or the deadline cannot be met, `DeadlineExceeded` when that
+        passed before its turn, `PeerLost` when this peer leaves.
         """
         done: asyncio.Future[Ran] = asyncio.get_running_loop().create_future()
         if self._is_closed:
             done.set_exception(self._gone())
-        elif len(self._waiting) >= self._max_waiting:
-            done.set_exception(
-                Overloaded(f"{self._owner} has {self._max_waiting} requests waiting; try again in a second.")
-            )
-        else:
-            job = Job(part, x, deadline, monotonic(), done)
-            self._waiting.append(job)
-            done.add_done_callback(lambda _: self._drop(job))
-            self._go_on()
+            return done
+        now = monotonic()
+        try:
+            job = Job(part, requester, x, deadline, now, done, self._slices_of(part))
+            with self._lock:
+                evicted = self._queue.add(job, now)
+                is_idle, self._is_working = not self._is_working, True
+        except SwarmError as error:
+            done.set_exception(error)
+            return done
+        self._unanswered.add(job)
+        done.add_done_callback(lambda _: self._over(job))
+        _fail_each(evicted)
+        if is_idle and self._queue.bounds.max_delay_s:
+            self._delayed = self._loop.call_later(self._queue.bounds.max_delay_s, self._begin)
+        elif is_idle or (self._delayed is not None and self._queue.is_worth_it):
+            self._begin()
         return done
+
+    def _begin(self) -> None:
+        if self._delayed is not None:
+            self._delayed.cancel()
+            self._delayed = None
+        self._worker.do(self._work, self._settled)
+
+    def _over(self, job: Job) -> None:
+        self._unanswered.discard(job)
+        if job.done.cancelled():  # whoever asked does not want it any more
+            with self._lock:
+                if not job.at:
+                    self._queue.remove(job)
 
     async def in_worker(self, call: Callable[[], T]) -> T:
         """Run something else that needs the worker thread, such as building a part; raises what it raises."""
@@ -143,61 +166,100 @@ class Batcher:
     def _gone(self) -> PeerLost:
         return PeerLost(f"{self._owner} left the swarm.")
 
-    def _drop(self, job: Job) -> None:
-        """Whoever cancelled it does not want it any more."""
-        if job in self._waiting:
-            self._waiting.remove(job)
+    # Batches, in the worker thread
 
-    def _go_on(self) -> None:
-        """Hand the next batch to the worker, unless it is busy."""
-        self._drop_late()
-        if self._running or not self._waiting:
-            return
-        batch = self._running = next_batch(self._waiting, self._max_batch)
-        self._waiting = [job for job in self._waiting if job not in batch]
-        self._worker.do(lambda: self._timed(batch), lambda result, error: self._ran(batch, result, error))
+    def _work(self) -> None:
+        """One batch, from where it begins until its last row is through; then others may use the worker."""
+        while True:
+            with self._lock:
+                late = self._queue.drop_late(monotonic())
+                batch = self.policy.next(self._queue)
+                self._is_working = batch is not None
+            if late:
+                self._tell(_fail_each, late)
+            if batch is None:
+                return
+            if not self._run(batch):
+                break
+        self._worker.do(self._work, self._settled)
 
-    def _drop_late(self) -> None:
-        now = monotonic()
-        for job in [job for job in self._waiting if job.deadline <= now]:
-            self._waiting.remove(job)
-            if not job.done.done():
-                job.done.set_exception(
-                    DeadlineExceeded(
-                        f"The request's deadline passed while it waited at {self._owner}; allow more time."
-                    )
-                )
-
-    def _timed(self, batch: list[Job]) -> tuple[float, float, Array]:
-        x = batch[0].x if len(batch) == 1 else np.concatenate([job.x for job in batch])
+    def _run(self, batch: Batch) -> bool:
+        """Send a batch through its slice; whether any of its rows go on to another."""
         began = monotonic()
-        output = self._run_part(batch[0].part, x)
-        return began, monotonic(), output
+        self._running = batch.jobs
+        try:
+            part = self._slice_of(batch.slice)
+            y = part.run(part.enter(batch.pieces))
+            ended = monotonic()
+            finished, going = advance(batch, y, began, ended, part.leave)
+        except Exception as error:  # noqa: BLE001 - a part may raise anything
+            self._failed(batch, error)
+            return False
+        finally:
+            self._running = ()
+        self.busy_s += ended - began
+        self._ran_one(batch.slice, batch.rows, ended - began)
+        with self._lock:
+            self._queue.curve(batch.slice).took(batch.rows, ended - began)
+            self._queue.passed(batch.slice, batch.rows)
+            self.policy.on_their_way(self._queue, going)
+            for job, ran in finished:
+                stayed_s = ran.queue_s + ran.compute_s
+                self.answered += 1
+                self.stayed_s += stayed_s
+                self.waited_s += max(0.0, stayed_s - self._queue.alone_s(job))
+        if finished:
+            self._tell(_answer, finished)
+        return bool(going)
 
-    def _ran(self, batch: list[Job], result: tuple[float, float, Array] | None, error: BaseException | None) -> None:
-        self._running = []
-        if result is not None:
-            began, ended, output = result
-            self.busy_s += ended - began
-            _give_out(batch, output, began, ended - began)
-        elif isinstance(error, SwarmError):
-            _fail(batch, error)
-        else:  # a part may raise anything: its callers hear a sentence, the log hears all
-            log.error("the part %s failed", batch[0].part, exc_info=error)
-            _fail(batch, SwarmError(f"{self._owner} failed to run its part of the model; its log says why."))
-        self._go_on()
+    def _failed(self, batch: Batch, error: Exception) -> None:
+        """Only whoever is at fault hears of it: each goes again alone. Memory that a batch lacked may do for one."""
+        jobs = [job for job in batch.jobs if not job.is_over]
+        with self._lock:
+            for job in batch.jobs:
+                self._queue.forget(job)
+            if len(jobs) > 1:
+                for job in jobs:
+                    job.is_alone, job.at, job.compute_s, job.arrived = True, 0, 0.0, monotonic()
+                    self._queue.readmit(job)
+                return
+        if not jobs:
+            return
+        if not isinstance(error, SwarmError):  # a part may raise anything: callers hear a sentence, the log hears all
+            log.error("the part %s failed", batch.slice, exc_info=error)
+            error = SwarmError(f"{self._owner} failed to run its part of the model; its log says why.")
+        self._tell(_fail, jobs, error)
+
+    def _settled(self, result: None, error: BaseException | None) -> None:
+        """Should never be told of an error: then nobody waits for what will never come."""
+        if error is not None:
+            log.critical("the queue of %s broke, and begins anew", self._owner, exc_info=error)
+            with self._lock:
+                self._queue = Queue(self._queue.bounds, self._owner)
+                self.policy, self._is_working = type(self.policy)(), False
+            _fail(list(self._unanswered), SwarmError(f"{self._owner} failed in its queue; its log says why."))
+
+    def _tell(self, what: Callable[..., None], *arguments: Any) -> None:
+        if self._is_closed:
+            return
+        try:
+            self._loop.call_soon_threadsafe(what, *arguments)
+        except RuntimeError:
+            return  # the loop closed in between
 
 
-def _give_out(batch: list[Job], output: Array, began: float, compute_s: float) -> None:
-    row = 0
-    for job in batch:
-        rows = output[row : row + len(job.x)]
-        row += len(job.x)
+def _answer(finished: Sequence[tuple[Job, Ran]]) -> None:
+    for job, ran in finished:
         if not job.done.done():
-            job.done.set_result(Ran(rows, max(0.0, began - job.arrived), compute_s))
+            job.done.set_result(ran)
 
 
-def _fail(batch: list[Job], error: SwarmError) -> None:
-    for job in batch:
+def _fail_each(failed: Sequence[tuple[Job, SwarmError]]) -> None:
+    for job, error in failed:
+        _fail([job], error)
+
+
+def _fail(jobs: Sequence[Job], error: SwarmError) -> None:
+    for job in jobs:
         if not job.done.done():
             job.done.set_exception(error)

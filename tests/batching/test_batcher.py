@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from time import monotonic
+from typing import Any
 
 import numpy as np
 import pytest
 
-from swarm.batching import Batcher
+from swarm.batching import Batcher, Bounds, Plain
 from swarm.errors import BadInput, DeadlineExceeded, Overloaded, SwarmError
 from swarm.types import Array
 
@@ -31,13 +32,22 @@ class Gate:
         return x + 1
 
 
+def one_part(gate: Gate, **options: Any) -> Batcher:
+    """Parts by any name, each in one slice; the curves are told that bigger batches are better."""
+    batcher = Batcher(lambda part: (part,), lambda part: Plain(lambda x: gate(part, x)), **options)
+    for part in ("p", "q", "broken"):
+        for size in (1, 1, 2, 2, 64, 64):
+            batcher._queue.curve(part).took(size, 1e-6)
+    return batcher
+
+
 def rows(*values: float) -> Array:
     return np.array(values, np.float32)[:, None]
 
 
 async def waiting(batcher: Batcher, count: int) -> None:
     async with asyncio.timeout(5):
-        while len(batcher._waiting) < count:
+        while batcher.queued < count:
             await asyncio.sleep(0)
 
 
@@ -47,7 +57,7 @@ def later(seconds: float = 10) -> float:
 
 async def test_what_gathers_while_the_worker_is_busy_becomes_one_batch() -> None:
     gate = Gate()
-    async with Batcher(gate) as batcher:
+    async with one_part(gate) as batcher:
         first = batcher.run("p", rows(0), later())
         await asyncio.sleep(0.05)
         others = [batcher.run("p", rows(i, i + 0.5), later()) for i in (1, 2, 3)]
@@ -62,7 +72,7 @@ async def test_what_gathers_while_the_worker_is_busy_becomes_one_batch() -> None
 
 async def test_other_parts_and_shapes_and_too_many_rows_wait_for_their_own_batch() -> None:
     gate = Gate()
-    async with Batcher(gate, max_batch=3) as batcher:
+    async with one_part(gate, bounds=Bounds(max_batch=3)) as batcher:
         jobs = [
             ("p", rows(0)),
             ("p", rows(1, 1)),
@@ -82,7 +92,7 @@ async def test_other_parts_and_shapes_and_too_many_rows_wait_for_their_own_batch
 
 async def test_a_full_queue_refuses_at_once() -> None:
     gate = Gate()
-    async with Batcher(gate, max_waiting=2, owner="attic-pi") as batcher:
+    async with one_part(gate, bounds=Bounds(max_waiting=2), owner="attic-pi") as batcher:
         batcher.run("p", rows(0), later())
         await asyncio.sleep(0.05)
         for _ in range(2):
@@ -95,7 +105,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
 
 async def test_the_late_and_the_cancelled_are_not_run() -> None:
     gate = Gate()
-    async with Batcher(gate) as batcher:
+    async with one_part(gate) as batcher:
         batcher.run("p", rows(0), later())
         await asyncio.sleep(0.05)
         cancelled = batcher.run("p", rows(1), later())
@@ -113,7 +123,7 @@ async def test_the_late_and_the_cancelled_are_not_run() -> None:
 async def test_an_error_reaches_its_own_callers_and_the_worker_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     gate.open.set()
-    async with Batcher(gate, owner="attic-pi") as batcher:
+    async with one_part(gate, owner="attic-pi") as batcher:
         with pytest.raises(BadInput, match="shape"):
             await batcher.run("picky", rows(0), later())
         with pytest.raises(SwarmError, match="attic-pi failed to run its part") as caught:
@@ -121,3 +131,67 @@ async def test_an_error_reaches_its_own_callers_and_the_worker_goes_on(caplog: p
         assert "secret" not in str(caught.value)
         assert "secret" in caplog.text
         assert (await batcher.run("p", rows(0), later())).output.tolist() == [[1]]
+
+
+async def test_only_whoever_spoils_a_batch_hears_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+
+    def spoiled(x: Array) -> Array:
+        y = gate("p", x)
+        if (x == 13).any():
+            raise ValueError("thirteen")
+        return y
+
+    async with Batcher(lambda part: (part,), lambda part: Plain(spoiled), owner="attic-pi") as batcher:
+        for size in (1, 1, 64, 64):
+            batcher._queue.curve("p").took(size, 1e-6)
+        first = batcher.run("p", rows(0), later())
+        await asyncio.sleep(0.05)
+        others = [batcher.run("p", rows(i), later()) for i in (12, 13, 14)]
+        gate.open.set()
+        outcomes = await asyncio.gather(first, *others, return_exceptions=True)
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Ran", "Ran", "SwarmError", "Ran"]
+    assert [n for _, n in gate.batches] == [1, 3, 1, 1, 1]
+
+
+async def test_what_cannot_be_answered_in_time_is_refused_at_once() -> None:
+    gate = Gate()
+    async with one_part(gate) as batcher:
+        for _ in range(200):
+            batcher._queue.curve("p").took(1, 1.0)
+        with pytest.raises(Overloaded) as caught:
+            await batcher.run("p", rows(0), later(0.5))
+        assert caught.value.retry_after_s > 0
+        gate.open.set()
+
+
+async def test_company_is_waited_for_if_that_is_wanted() -> None:
+    gate = Gate()
+    gate.open.set()
+    async with one_part(gate, bounds=Bounds(max_delay_s=0.2)) as batcher:
+        await asyncio.gather(*(batcher.run("p", rows(i), later()) for i in range(3)))
+        assert gate.batches == [("p", 3)]
+        await asyncio.gather(*(batcher.run("p", rows(i), later()) for i in range(64)))
+        assert gate.batches[1:] == [("p", 64)]
+
+
+async def test_a_part_in_slices_goes_through_all_of_them() -> None:
+    def slice_of(name: str) -> Plain:
+        return Plain(lambda x: x * 10 + int(name))
+
+    async with Batcher(tuple, slice_of) as batcher:
+        asked = [batcher.run(part, rows(0), later()) for part in ("123", "23", "3", "123")]
+        outcomes = await asyncio.gather(*asked)
+    assert [ran.output.ravel().tolist() for ran in outcomes] == [[123], [23], [3], [123]]
+    assert all(ran.compute_s > 0 for ran in outcomes)
+
+
+async def test_a_queue_that_breaks_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    gate.open.set()
+    async with one_part(gate, owner="attic-pi") as batcher:
+        broken, batcher.policy.next = batcher.policy.next, None  # type: ignore[assignment, method-assign]
+        with pytest.raises(SwarmError, match="attic-pi failed in its queue"):
+            await batcher.run("p", rows(0), later())
+        assert broken is not None
+        assert (await batcher.run("p", rows(1), later())).output.tolist() == [[2]]

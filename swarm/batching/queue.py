@@ -1,0 +1,234 @@
+"""What waits for the worker: bounded, fair between requesters, the most urgent first. Pure; its owner has the lock.
+
+A job is taken in only if it can be answered in time, as far as the slices' curves tell; a full queue makes room for a
+requester that has less in it than the greediest one. Whoever is turned away hears of it at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from swarm.batching.curve import Curve
+from swarm.batching.jobs import Group, Job
+from swarm.errors import DeadlineExceeded, Overloaded, SwarmError
+
+LEAST_RETRY_S: Final = 0.005
+MAX_REMEMBERED: Final = 256
+"""Requesters whose turn is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much one peer takes upon itself."""
+
+    max_batch: int = 64
+    """Rows of a batch at most; how many are worth it, the measured curves say."""
+    max_waiting: int = 256
+    """Requests that wait."""
+    max_wait_s: float = 30.0
+    """Longest time that a request may have to wait, as far as can be told when it comes."""
+    max_delay_s: float = 0.0
+    """How long an idle worker waits for company for a request."""
+
+
+class Queue:
+    """Groups by the slice that they wait for. `owner` is for the sentences."""
+
+    def __init__(self, bounds: Bounds, owner: str) -> None:
+        self.bounds = bounds
+        self.waiting: dict[str, list[Group]] = {}
+        self.curves: dict[str, Curve] = {}
+        self._owner = owner
+        self._pending = Counter[str]()
+        """Rows that have a slice before them, by slice: those that wait and those that move."""
+        self._turns: dict[str, int] = {}
+        self._turn = 0
+        self._jobs = 0
+        self._soonest = math.inf
+        """No job that waits has to begin earlier."""
+
+    def __len__(self) -> int:
+        """Jobs that wait."""
+        return self._jobs
+
+    # Coming and going
+
+    def add(self, job: Job, now: float) -> list[tuple[Job, SwarmError]]:
+        """Take in a job; gives those that had to make room, with their errors.
+
+        :raises Overloaded: there is no room for it, or it could not be answered in time.
+        """
+        wait_s = self.wait_s()
+        own_s = 0.0
+        for name in job.slices:
+            own_s += self.curve(name).work_s(job.rows)
+        if wait_s > self.bounds.max_wait_s or now + wait_s + own_s > job.deadline:
+            raise self._overloaded(
+                f"{self._owner} has work for {wait_s:.3g} s before this request, which is more than it can wait; "
+                "ask again later, or allow more time with --deadline.",
+                max(wait_s - self.bounds.max_wait_s, now + wait_s + own_s - job.deadline),
+            )
+        evicted = self._make_room(job)
+        job.latest = job.deadline - own_s / 2  # a machine that is slow for a moment may be faster in the next
+        self._soonest = min(self._soonest, job.latest)
+        self.readmit(job)
+        return evicted
+
+    def readmit(self, job: Job) -> None:
+        """A job that has been taken in before begins anew."""
+        self._put(Group.of(job))
+        for name in job.slices:
+            self._pending[name] += job.rows
+
+    def again(self, groups: Iterable[Group]) -> None:
+        """Rows that have been through a slice wait for the next."""
+        for group in groups:
+            self._put(group)
+
+    def _put(self, group: Group) -> None:
+        self.waiting.setdefault(group.slice, []).append(group)
+        self._jobs += len(group.jobs)
+
+    def remove(self, job: Job) -> bool:
+        """A job that waits for its first slice is not wanted any more. False when it does not wait there."""
+        for group in self.waiting.get(job.slices[job.at], []):
+            if group.jobs == [job]:
+                self.take(group)
+                self.forget(job)
+                return True
+        return False
+
+    def take(self, group: Group) -> Group:
+        """Out of the queue, to be run or given up."""
+        here = self.waiting[group.slice]
+        here.remove(group)
+        if not here:
+            del self.waiting[group.slice]
+        self._jobs -= len(group.jobs)
+        return group
+
+    def forget(self, job: Job) -> None:
+        """What a job still had before it is no work any more."""
+        for name in job.slices[job.at :]:
+            self.passed(name, job.rows)
+
+    def passed(self, name: str, rows: int) -> None:
+        """So many rows have a slice no longer before them."""
+        self._pending[name] -= rows
+        if self._pending[name] <= 0:
+            del self._pending[name]
+
+    def _make_room(self, job: Job) -> list[tuple[Job, SwarmError]]:
+        if len(self) < self.bounds.max_waiting:
+            return []
+        fresh = [group.jobs[0] for group in self.groups() if len(group.jobs) == 1 and not group.jobs[0].at]
+        held = Counter(other.requester for other in fresh)
+        greediest, most = max(held.items(), key=lambda pair: pair[1], default=("", 0))
+        full = self._overloaded(
+            f"{self._owner} has {len(self)} requests waiting, as many as it takes; ask again later.",
+            self.wait_s() / 2,
+        )
+        if most <= held[job.requester] + 1:
+            raise full
+        victim = max((other for other in fresh if other.requester == greediest), key=lambda o: (o.deadline, o.arrived))
+        self.remove(victim)
+        return [(victim, full)]
+
+    def drop_late(self, now: float) -> list[tuple[Job, SwarmError]]:
+        """Take out what has begun nowhere and can no longer be answered in time, however soon it were run."""
+        if now < self._soonest:
+            return []
+        fresh = [group for group in self.groups() if not group.jobs[0].at]
+        self._soonest = min((group.jobs[0].latest for group in fresh if group.jobs[0].latest > now), default=math.inf)
+        late: list[tuple[Job, SwarmError]] = []
+        for group in fresh:
+            job = group.jobs[0]
+            if job.latest <= now:
+                self.take(group)
+                self.forget(job)
+                sentence = f"The request's deadline passed while it waited at {self._owner}; allow more time."
+                late.append((job, DeadlineExceeded(sentence)))
+        return late
+
+    @property
+    def is_worth_it(self) -> bool:
+        """So many wait that more company would not help."""
+        return any(sum(g.rows for g in groups) >= self.bounds.max_batch for groups in self.waiting.values())
+
+    # Choosing
+
+    def groups(self) -> list[Group]:
+        return [group for groups in self.waiting.values() for group in groups]
+
+    def in_order(self, groups: Iterable[Group]) -> list[Group]:
+        """Requesters take turns, whoever waits longest for one first; of each the most urgent first."""
+        ranks = Counter[str]()
+        ordered: list[tuple[int, int, int, Group]] = []
+        for group in sorted(groups, key=lambda g: (g.deadline, g.arrived)):
+            ordered.append((ranks[group.requester], self._turns.get(group.requester, 0), len(ordered), group))
+            ranks[group.requester] += 1
+        if len(ranks) > 1:
+            ordered.sort(key=lambda item: item[:3])
+        return [group for *_, group in ordered]
+
+    def first(self) -> Group | None:
+        """Whose turn it is."""
+        groups = self.groups()
+        return self.in_order(groups)[0] if groups else None
+
+    def board(self, name: str, company: list[Group]) -> list[Group]:
+        """Groups that wait at a slice and join `company` there, as many as fit; they are out of the queue then."""
+        here = self.waiting.get(name, [])
+        rows = sum(group.rows for group in company)
+        limit = self.curve(name).limit(rows + sum(group.rows for group in here))
+        aboard = list(company)
+        for group in self.in_order(here):
+            if (not aboard or (aboard[0].fits(group) and rows + group.rows <= limit)) and self._runs(group):
+                aboard.append(self.take(group))
+                rows += group.rows
+                self._turn += 1
+                self._remember(group.requester)
+        return aboard[len(company) :]
+
+    def _runs(self, group: Group) -> bool:
+        """Not if all who wanted it are gone; then it is thrown away here."""
+        if not all(job.is_over for job in group.jobs):
+            return True
+        self.take(group)
+        for job in group.jobs:
+            self.forget(job)
+        return False
+
+    def _remember(self, requester: str) -> None:
+        self._turns[requester] = self._turn
+        if len(self._turns) > MAX_REMEMBERED:
+            del self._turns[min(self._turns, key=lambda key: self._turns[key])]
+
+    # Foreseeing
+
+    def curve(self, name: str) -> Curve:
+        found = self.curves.get(name)
+        if found is None:
+            found = self.curves[name] = Curve(self.bounds.max_batch)
+        return found
+
+    def alone_s(self, job: Job) -> float:
+        """What it would have computed by itself; what it has computed where that is not known."""
+        runs = [self.curve(name).run_s(job.rows) for name in job.slices]
+        return job.compute_s if None in runs else math.fsum(run for run in runs if run is not None)
+
+    def wait_s(self) -> float:
+        """Seconds of work that is here already, what runs now included."""
+        waiting_s = 0.0
+        for name, rows in self._pending.items():
+            waiting_s += self.curve(name).work_s(rows)
+        return waiting_s
+
+    def _overloaded(self, sentence: str, retry_s: float) -> Overloaded:
+        error = Overloaded(sentence)
+        error.retry_after_s = max(LEAST_RETRY_S, min(retry_s, self.bounds.max_wait_s))
+        return error

@@ -1,0 +1,170 @@
+"""Who is let in, who has to make room, who is too late; and what a curve makes of the batches that ran."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from swarm.batching.curve import Curve, size_of
+from swarm.batching.jobs import Job, Ran
+from swarm.batching.queue import Bounds, Queue
+from swarm.errors import DeadlineExceeded, Overloaded
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+class Jobs:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __call__(self, requester: str = "a", rows: int = 1, deadline: float = 100.0, arrived: float = 0.0) -> Job:
+        done: asyncio.Future[Ran] = self._loop.create_future()
+        return Job("p", requester, np.zeros((rows, 1)), deadline, arrived, done, ("s",))
+
+
+@pytest.fixture
+def job(loop: asyncio.AbstractEventLoop) -> Jobs:
+    return Jobs(loop)
+
+
+def known(queue: Queue, row_s: float = 1.0, most: int = 1) -> None:
+    for rows in (1, 1, 1):
+        queue.curve("s").took(rows, row_s * rows)
+
+
+def test_a_full_queue_refuses_and_says_when_to_ask_again(job: Jobs) -> None:
+    queue = Queue(Bounds(max_waiting=2), "attic-pi")
+    known(queue)
+    for _ in range(2):
+        queue.add(job(), 0.0)
+    with pytest.raises(Overloaded, match="attic-pi has 2 requests waiting") as caught:
+        queue.add(job(), 0.0)
+    assert caught.value.retry_after_s == pytest.approx(1.0)
+    assert len(queue) == 2
+
+
+def test_the_greediest_makes_room_for_another(job: Jobs) -> None:
+    queue = Queue(Bounds(max_waiting=4), "attic-pi")
+    greedy = [job("greedy", arrived=float(i)) for i in range(4)]
+    for one in greedy:
+        queue.add(one, 0.0)
+    modest = job("modest")
+    [(victim, error)] = queue.add(modest, 0.0)
+    assert victim is greedy[-1], "its youngest"
+    assert isinstance(error, Overloaded)
+    assert len(queue) == 4
+    with pytest.raises(Overloaded):
+        queue.add(job("greedy"), 0.0)
+
+
+def test_who_could_not_be_answered_in_time_is_not_let_in(job: Jobs) -> None:
+    queue = Queue(Bounds(), "attic-pi")
+    known(queue)
+    for _ in range(5):
+        queue.add(job(), 0.0)
+    with pytest.raises(Overloaded, match="work for 5 s") as caught:
+        queue.add(job(deadline=5.5), 0.0)
+    assert caught.value.retry_after_s == pytest.approx(0.5)
+    queue.add(job(deadline=6.5), 0.0)
+
+
+def test_nobody_waits_longer_than_the_bound(job: Jobs) -> None:
+    queue = Queue(Bounds(max_wait_s=2.5), "attic-pi")
+    known(queue)
+    for _ in range(3):
+        queue.add(job(), 0.0)
+    with pytest.raises(Overloaded, match="3 s before this request"):
+        queue.add(job(), 0.0)
+
+
+def test_before_anything_ran_everybody_is_let_in(job: Jobs) -> None:
+    queue = Queue(Bounds(max_wait_s=0.001), "attic-pi")
+    for _ in range(10):
+        queue.add(job(deadline=0.1), 0.0)
+    assert len(queue) == 10
+
+
+def test_the_late_are_taken_out(job: Jobs) -> None:
+    queue = Queue(Bounds(), "attic-pi")
+    late, patient = job(deadline=1.0), job(deadline=50.0)
+    queue.add(late, 0.0)
+    queue.add(patient, 0.0)
+    assert queue.drop_late(0.5) == []
+    [(dropped, error)] = queue.drop_late(1.5)
+    assert dropped is late
+    assert isinstance(error, DeadlineExceeded)
+    assert queue.groups()[0].jobs == [patient]
+    assert queue.drop_late(40.0) == []
+    assert [dropped for dropped, _ in queue.drop_late(51.0)] == [patient]
+    assert queue.wait_s() == 0
+
+
+def test_who_gives_up_leaves_no_work_behind(job: Jobs) -> None:
+    queue = Queue(Bounds(), "attic-pi")
+    known(queue)
+    one = job()
+    queue.add(one, 0.0)
+    assert queue.wait_s() == 1
+    assert queue.remove(one)
+    assert not queue.remove(one)
+    assert queue.wait_s() == 0
+    assert not len(queue)
+
+
+def test_rows_of_another_shape_stand_in_another_batch(job: Jobs) -> None:
+    queue = Queue(Bounds(max_batch=8), "attic-pi")
+    for rows in (1, 1, 8):
+        queue.curve("s").took(rows, 1.0)
+    other = job()
+    other.x = np.zeros((1, 2))
+    for one in (job(), other, job()):
+        queue.add(one, 0.0)
+    assert [len(queue.board("s", [])) for _ in range(2)] == [2, 1]
+
+
+def run(curve: Curve, seconds: dict[int, float], batches: int) -> int:
+    """Batches as large as the curve wants them; the limit in the end."""
+    for _ in range(batches):
+        rows = curve.limit(1000)
+        curve.took(rows, seconds[size_of(rows)])
+    return curve._limit
+
+
+def test_a_batch_grows_while_that_pays() -> None:
+    assert run(Curve(64), {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 20) == 64
+    assert run(Curve(16), {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 20) == 16
+
+
+def test_a_batch_stays_small_where_it_gains_nothing() -> None:
+    assert run(Curve(64), {size: 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 20) == 1
+    assert Curve(64).limit(1) == 1
+
+
+def test_the_best_size_may_lie_in_the_middle() -> None:
+    seconds = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.4, 16: 6.0, 32: 14.0, 64: 30.0}
+    assert run(Curve(64), seconds, 50) == 8
+
+
+def test_a_measurement_that_met_a_busy_machine_is_made_again() -> None:
+    curve = Curve(64)
+    for rows, seconds in ((1, 1.0), (1, 1.0), (2, 9.0)):
+        curve.took(rows, seconds)
+    assert curve.limit(2) == 1
+    assert run(curve, {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 200) == 64
+
+
+def test_work_is_foreseen_from_the_nearest_known_size() -> None:
+    curve = Curve(64)
+    assert curve.work_s(5) == 0
+    run(curve, {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 20)
+    assert curve.work_s(2) == pytest.approx(1.2)
+    assert curve.work_s(64) == pytest.approx(7.4)
+    assert curve.work_s(128) == pytest.approx(14.8)
