@@ -90,10 +90,11 @@ class _Request:
     async def _ended(self, task: asyncio.Task[Outcome], route: Route) -> Outcome | None:
         try:
             return task.result()
-        except Overloaded:
-            await asyncio.sleep(min(OVERLOADED_S, max(0.0, self._deadline - monotonic())))
-            if monotonic() >= self._deadline:
+        except Overloaded as full:
+            pause_s = full.retry_after_s or OVERLOADED_S
+            if monotonic() + pause_s >= self._deadline:
                 raise
+            await asyncio.sleep(pause_s)
         except DeadlineExceeded:
             if not self._asked:
                 raise

@@ -11,11 +11,10 @@ is noticed by its sender and told to the requester. One deadline travels with th
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import Annotated, Any
 
@@ -36,16 +35,19 @@ from swarm.errors import (
     from_code,
 )
 from swarm.exchange import Caller, Exchange, describe
+from swarm.metrics import Metrics
 from swarm.plan import INPUT, OUTPUT, Edge, Part, Plan, Step, StepTrace
 from swarm.requests import Outcome, Requests, out_of_time
 from swarm.transport import Call, Router
-from swarm.types import RAW_PICTURE, Array, Count, Dimension, Name, PeerId, Text
+from swarm.types import RAW_PICTURE, Array, Count, Dimension, Name, PeerId, Seconds, Text
+from swarm.underway import Underway
 from swarm.whereabouts import Whereabouts, Work
 
 log = logging.getLogger(__name__)
 
-RunStep = Callable[[Part, Array, float], asyncio.Future[Ran]]
-"""Begins to run a part on `[B, ...]` until a deadline (monotonic seconds); what goes wrong is in the future."""
+RunStep = Callable[[Part, Array, float, PeerId], asyncio.Future[Ran]]
+"""Begins to run a part on `[B, ...]` until a deadline (monotonic seconds) for a requester; what goes wrong is in the
+future."""
 
 OnSent = Callable[[PeerId, int, float], None]
 """Told of every tensor that a peer has acknowledged: to whom, its bytes, and the seconds until then."""
@@ -89,12 +91,27 @@ class Failure:
     request: Count
     code: Name
     sentence: Text
+    retry_after_s: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
     plan: Name
     request: Count
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """One request at one step of this peer, until the last receiver has what comes out."""
+
+    plan: Plan
+    step: Step
+    request: int
+    trace: tuple[StepTrace, ...]
+    wire_s: float
+    nbytes: int
+    deadline: float
+    work: Work
 
 
 class Dataflow:
@@ -104,18 +121,24 @@ class Dataflow:
     """
 
     def __init__(
-        self, me: PeerId, name: str, exchange: Exchange, run: RunStep, on_sent: OnSent = lambda peer, nbytes, s: None
+        self,
+        me: PeerId,
+        name: str,
+        exchange: Exchange,
+        run: RunStep,
+        on_sent: OnSent = lambda peer, nbytes, s: None,
+        metrics: Metrics | None = None,
     ):
         self._me = me
         self._name = name
         self._exchange = exchange
         self._run = run
         self._on_sent = on_sent
+        self.metrics = metrics or Metrics()
         self.whereabouts = Whereabouts(exchange)
         self._plans: dict[str, Plan] = {}
         self._requests = Requests(self._cancel_everywhere)
-        self._running: dict[tuple[str, int], set[asyncio.Task[None]]] = {}
-        self._held_bytes: Counter[PeerId] = Counter()
+        self._underway = Underway()
         self._tasks = asyncio.TaskGroup()
         self._closing = False
 
@@ -126,8 +149,7 @@ class Dataflow:
     async def __aexit__(self, *exception: Any) -> None:
         self._closing = True
         self._requests.close(self._name)
-        for task in list(itertools.chain.from_iterable(self._running.values())):
-            task.cancel()
+        self._underway.stop_all()
         await self._tasks.__aexit__(None, None, None)
 
     def register(self, router: Router) -> None:
@@ -144,11 +166,11 @@ class Dataflow:
         """Forget a plan; what still runs for it ends, and its requester hears of it."""
         plan = self._plans.pop(plan_id, None)
         self._requests.closed(plan_id)
-        for key in [key for key in self._running if key[0] == plan_id]:
-            self._stop(key)
+        for key in self._underway.of_plan(plan_id):
+            self._underway.stop(key)
             if plan is not None and plan.requester != self._me:
                 fields = {"plan": plan_id, "request": key[1], **describe(_forgotten(self._name))}
-                self._spawn((plan_id, 0), self._tell, plan.requester, "failed", fields)
+                self._spawn(self._tell, plan.requester, "failed", fields)
 
     def lost(self, peer: PeerId, name: str) -> None:
         """A peer is gone: end every request that needs it, with a sentence."""
@@ -168,8 +190,11 @@ class Dataflow:
         with self._requests.open(plan, len(x)) as (request, answer):
             try:
                 async with asyncio.timeout(deadline - monotonic()):
-                    with self.whereabouts.at(plan.id, INPUT, len(x)) as work:
-                        await self._send(plan, edge, request, x, (), deadline, work)
+                    if edge.receiver == self._me:
+                        self._arrived(plan, edge, request, x, (), 0.0, x.nbytes, deadline)
+                    else:
+                        with self.whereabouts.at(plan.id, INPUT, len(x)) as work:
+                            await self._send(plan, edge, request, x, (), deadline, work)
                     return await answer
             except TimeoutError:
                 raise out_of_time(plan) from None
@@ -177,11 +202,16 @@ class Dataflow:
     def _cancel_everywhere(self, plan: Plan, request: int) -> None:
         fields = schema.pack(Cancellation(plan.id, request))
         for peer in plan.peers():
-            self._spawn((plan.id, 0), self._tell, peer, "cancel", fields)
+            if peer == self._me:
+                self._underway.stop((plan.id, request))
+            else:
+                self._spawn(self._tell, peer, "cancel", fields)
 
     def _failed(self, caller: Caller, call: Call) -> None:
         failure = schema.unpack(Failure, call.fields)
         error = from_code(failure.code, failure.sentence)
+        if isinstance(error, Overloaded):
+            error.retry_after_s = failure.retry_after_s
         self._requests.failed(caller.remote.id, failure.plan, failure.request, error)
 
     # Every peer's side
@@ -196,7 +226,7 @@ class Dataflow:
             raise MalformedFrame(f"A tensor came as {nbytes} bytes of {arrival.tensor.wire}, not as the plan agreed.")
         if edge.target == OUTPUT:
             self._requests.expect(plan, arrival.request, rows)
-        elif self._held_bytes[plan.requester] + nbytes > MAX_HELD_BYTES:
+        elif self._underway.held_bytes[plan.requester] + nbytes > MAX_HELD_BYTES:
             raise Overloaded(
                 f"{self._name} holds as many tensors of this requester as it takes; try again in a second."
             )
@@ -218,47 +248,82 @@ class Dataflow:
         if plan.id not in self._plans:
             raise _forgotten(self._name)
         x = tensors.decode(call.fields["tensor"], call.body)
+        self.metrics.received_bytes += len(call.body)
         wire_s = _wire_s(caller, arrival)
-        if edge.target == OUTPUT:
-            self._requests.answered(plan, arrival.request, Outcome(x, arrival.trace, wire_s, len(call.body)))
-            return
-        step = plan.step(edge.target)
-        if step is not None:
-            deadline = monotonic() + (call.remaining_s() or 0.0)
-            key, nbytes = (plan.id, arrival.request), len(call.body)
-            ran = self._run(step.part, x, deadline)  # begins now: its sender's acknowledgement can wait, it cannot
-            ran.add_done_callback(_seen)
-            task = self._spawn(key, self._step, plan, step, arrival, ran, nbytes, wire_s, deadline)
-            if task is None:
-                ran.cancel()
-            else:
-                task.add_done_callback(lambda _: ran.cancel())
-                self._hold(plan.requester, nbytes + OVERHEAD_BYTES, task)
+        deadline = monotonic() + (call.remaining_s() or 0.0)
+        self._arrived(plan, edge, arrival.request, x, arrival.trace, wire_s, len(call.body), deadline)
 
-    async def _step(
+    def _arrived(
         self,
         plan: Plan,
-        step: Step,
-        arrival: Arrival,
-        run: asyncio.Future[Ran],
-        nbytes: int,
+        edge: Edge,
+        request: int,
+        x: Array,
+        trace: tuple[StepTrace, ...],
         wire_s: float,
+        nbytes: int,
         deadline: float,
     ) -> None:
-        try:
-            with self.whereabouts.at(plan.id, step.id, arrival.tensor.shape[0]) as work:
-                ran = await run
-                row = StepTrace(step.id, self._name, ran.queue_s, ran.compute_s, wire_s, nbytes)
-                for edge in plan.outputs(step.id):
-                    await self._send(plan, edge, arrival.request, ran.output, (*arrival.trace, row), deadline, work)
-        except SwarmError as error:
-            fields = {"plan": plan.id, "request": arrival.request, **describe(error)}
-            await self._tell(plan.requester, "failed", fields)
+        """A tensor is here, from another peer or from this one itself: its step begins at once."""
+        if edge.target == OUTPUT:
+            self._requests.answered(plan, request, Outcome(x, trace, wire_s, nbytes))
+            return
+        step = plan.step(edge.target)
+        if step is None or self._closing:
+            return
+        ran = self._run(step.part, x, deadline, plan.requester)
+        work = self.whereabouts.begin(plan.id, step.id, len(x))
+        visit = _Visit(plan, step, request, trace, wire_s, nbytes, deadline, work)
+        ran.add_done_callback(partial(self._ran, visit))
+        self._underway.add((plan.id, request), ran, plan.requester, nbytes + OVERHEAD_BYTES)
 
-    def _hold(self, requester: PeerId, nbytes: int, task: asyncio.Task[None]) -> None:
-        """Count bytes against a requester for as long as the task lives."""
-        self._held_bytes[requester] += nbytes
-        task.add_done_callback(lambda _: self._held_bytes.subtract({requester: nbytes}))
+    def _ran(self, visit: _Visit, future: asyncio.Future[Ran]) -> None:
+        """A step is over: what came out goes on, straight into the next step where that is here as well."""
+        plan, step = visit.plan, visit.step
+        error = None if future.cancelled() else future.exception()
+        if future.cancelled() or error is not None:
+            self.whereabouts.end(plan.id, visit.work)
+            if isinstance(error, SwarmError):
+                self._report(visit, error)
+            return
+        ran = future.result()
+        self._count(step.part.model, ran, visit.wire_s)
+        row = StepTrace(step.id, self._name, ran.queue_s, ran.compute_s, visit.wire_s, visit.nbytes)
+        trace, x = (*visit.trace, row), ran.output
+        away = [edge for edge in plan.outputs(step.id) if edge.receiver != self._me]
+        for edge in plan.outputs(step.id):
+            if edge.receiver == self._me:
+                self._arrived(plan, edge, visit.request, x, trace, 0.0, x.nbytes, visit.deadline)
+        if not away:
+            self.whereabouts.end(plan.id, visit.work)
+        elif (task := self._spawn(self._hand_on, visit, away, x, trace)) is not None:
+            self._underway.add((plan.id, visit.request), task, plan.requester, visit.nbytes + OVERHEAD_BYTES)
+
+    async def _hand_on(self, visit: _Visit, edges: Sequence[Edge], x: Array, trace: tuple[StepTrace, ...]) -> None:
+        try:
+            for edge in edges:
+                await self._send(visit.plan, edge, visit.request, x, trace, visit.deadline, visit.work)
+        except SwarmError as error:
+            self._report(visit, error)
+        finally:
+            self.whereabouts.end(visit.plan.id, visit.work)
+
+    def _report(self, visit: _Visit, error: SwarmError) -> None:
+        """The requester hears why its request cannot go on."""
+        plan = visit.plan
+        self.metrics.fail(self.metrics.refused, visit.step.part.model, error.code)
+        if plan.requester == self._me:
+            self._requests.failed(self._me, plan.id, visit.request, error)
+            return
+        fields: dict[str, Any] = {"plan": plan.id, "request": visit.request, **describe(error)}
+        if isinstance(error, Overloaded):
+            fields["retry_after_s"] = error.retry_after_s
+        self._spawn(self._tell, plan.requester, "failed", fields)
+
+    def _count(self, model: str, ran: Ran, wire_s: float) -> None:
+        self.metrics.queue_s.observe(model, ran.queue_s)
+        self.metrics.compute_s.observe(model, ran.compute_s)
+        self.metrics.wire_s.observe(model, wire_s)
 
     async def _send(
         self, plan: Plan, edge: Edge, request: int, x: Array, trace: tuple[StepTrace, ...], deadline: float, work: Work
@@ -292,6 +357,7 @@ class Dataflow:
         began = monotonic()
         stamped = {**fields, "sent_s": began}
         await self._exchange.request(peer, "tensor", stamped, body, purpose="tensors", timeout_s=left_s)
+        self.metrics.sent_bytes += len(body)
         self._on_sent(peer, len(body), monotonic() - began)
 
     async def _tell(self, peer: PeerId, method: str, fields: dict[str, Any]) -> None:
@@ -304,34 +370,10 @@ class Dataflow:
         wish = schema.unpack(Cancellation, call.fields)
         plan = self._plans.get(wish.plan)
         if plan is not None and plan.requester == caller.remote.id:
-            self._stop((wish.plan, wish.request))
+            self._underway.stop((wish.plan, wish.request))
 
-    def _stop(self, key: tuple[str, int]) -> None:
-        for task in self._running.pop(key, set()):
-            task.cancel()
-
-    def _spawn(
-        self, key: tuple[str, int], work: Callable[..., Awaitable[None]], *arguments: Any
-    ) -> asyncio.Task[None] | None:
-        if self._closing:
-            return None
-        task = self._tasks.create_task(logged(work, *arguments))
-        self._running.setdefault(key, set()).add(task)
-        task.add_done_callback(lambda done: self._ended(key, done))
-        return task
-
-    def _ended(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
-        running = self._running.get(key)
-        if running is not None:
-            running.discard(task)
-            if not running:
-                self._running.pop(key, None)
-
-
-def _seen(ran: asyncio.Future[Ran]) -> None:
-    """Its error has been heard, even where nobody waits for it any more."""
-    if not ran.cancelled():
-        ran.exception()
+    def _spawn(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> asyncio.Task[None] | None:
+        return None if self._closing else self._tasks.create_task(logged(work, *arguments))
 
 
 def _forgotten(name: str) -> SwarmError:

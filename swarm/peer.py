@@ -22,6 +22,7 @@ import platformdirs
 from swarm import measure, rotation
 from swarm.access import Access
 from swarm.background import logged
+from swarm.batching import Bounds
 from swarm.bench import Bench, bench
 from swarm.dataflow import Dataflow
 from swarm.door import open_door
@@ -36,6 +37,7 @@ from swarm.identity import Keyring
 from swarm.known import known_file
 from swarm.loading import Contest, Loader, Wish, quiet
 from swarm.membership import Membership
+from swarm.metrics import Metrics
 from swarm.order import Reports
 from swarm.plan import Candidate
 from swarm.portrait import Portrait
@@ -71,6 +73,7 @@ class Peer:
     :param peers: addresses to try besides what mDNS finds.
     :param memory_bytes: most bytes of parameters to hold; what is free by default.
     :param threads: torch's threads; all cores by default.
+    :param device: where parts run: `cpu`, `cuda:0`, `mps`…; `auto` is the best that is here.
     :param models: Python files of this device's owner that register models of their own.
     :param client: ask only; others never plan with this peer.
     :param remember: read and write the last-known addresses of peers, the way back in after a restart.
@@ -81,6 +84,8 @@ class Peer:
     :param home: folder of the secret and this device's keys; SWARM_HOME or the user's configuration folder by default.
     :param new_identity: forget the key that this peer would take up again, and with it its id.
     :param on_secret: keeps a new secret that another peer hands over; then enter a new Peer with it.
+    :param batching: how requests that were cut at different places share batches: `joining`, `slices` or `tails`.
+    :param bounds: most rows in a batch, requests that wait, seconds that they may.
     :raises AddressInUse: on entering, when `port` belongs to another program.
     :raises NotInvited: on entering, when a swarm is here and this device has no secret; and for any client without one.
     """
@@ -94,7 +99,7 @@ class Peer:
         peers: Sequence[str | Address] = (),
         memory_bytes: int | None = None,
         threads: int | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         models: Sequence[str | Path] = (),
         mdns: bool = True,
         client: bool = False,
@@ -106,8 +111,12 @@ class Peer:
         home: Path | None = None,
         new_identity: bool = False,
         on_secret: rotation.OnSecret | None = None,
+        batching: str = "joining",
+        bounds: Bounds | None = None,
     ):
         self.id: PeerId
+        self.metrics = Metrics()
+        """What this peer has done so far, counted."""
         self._start = secrets.randbits(63)
         self.name = name or platform.node().split(".")[0] or "peer"
         self._port = port
@@ -134,6 +143,7 @@ class Peer:
             self._seeds,
         )
         self._on_secret = on_secret
+        self._batching, self._bounds = batching, bounds
         self._discovery: Discovery | None = None
         self._stack = AsyncExitStack()
         self._made_workshop: Workshop | None = None
@@ -198,6 +208,9 @@ class Peer:
             limit_bytes=self._memory_bytes,
             on_change=lambda names: self._gossip.update(holds=names),
             on_progress=lambda: self._portrait.progressed(),  # noqa: PLW0108 - made below
+            policy=self._batching,
+            bounds=self._bounds,
+            metrics=self.metrics,
         )
         self._dataflow = Dataflow(
             self.id,
@@ -205,6 +218,7 @@ class Peer:
             self._exchange,
             self._holdings.run,
             on_sent=lambda *sent: self._ranging.observe(*sent),  # noqa: PLW0108 - made below
+            metrics=self.metrics,
         )
         self._host = Host(self.name, self._exchange, self._holdings, self._dataflow, lambda: self._workshop)
         self._portrait = Portrait(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
 from typing import Annotated, Final, Literal
 
@@ -39,13 +40,18 @@ class Part:
     @property
     def key(self) -> str:
         """SHA-256 of all that makes it what it is: plans that need the same part share one copy and one queue."""
-        content = (self.model, self.anatomy, self.start, self.end, self.weights)
-        return sha256("\n".join(content).encode()).hexdigest()
+        return _key(self)
 
     @property
     def name(self) -> str:
         """For people."""
         return f"{self.model}[{self.start}..{self.end}]@{self.key[:8]}"
+
+
+@lru_cache(4096)
+def _key(part: Part) -> str:
+    content = (part.model, part.anatomy, part.start, part.end, part.weights)
+    return sha256("\n".join(content).encode()).hexdigest()
 
 
 def weights_digest(digests: Iterable[str]) -> str:

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from swarm.answering import Answering
 from swarm.errors import DeadlineExceeded, SwarmError
 from swarm.healing import Healer
+from swarm.metrics import Metrics
 from swarm.plan import Plan
-from swarm.result import Label, Result
+from swarm.result import Result
 from swarm.types import Array
 
 DEADLINE_S = 60.0
@@ -20,7 +21,15 @@ DEADLINE_S = 60.0
 class Interpreter(Protocol):
     """Turns what a user has into the model's input, and its output into labels."""
 
+    def ready(self, x: Any) -> Array | None:
+        """The input at once, where nothing has to be read or decoded for it."""
+        ...
+
     async def input(self, x: Any) -> Array: ...
+    def check(self, output: Array) -> None:
+        """Raises `SwarmError` for one that no model gives."""
+        ...
+
     def labels(self, output: Array) -> Sequence[Sequence[tuple[str, float]]]: ...
 
 
@@ -31,11 +40,18 @@ class Session:
     new plan until the deadline. Made by `Peer.load`.
     """
 
-    def __init__(self, healer: Healer, interpreter: Interpreter, on_close: Callable[[Session], None]) -> None:
+    def __init__(
+        self,
+        healer: Healer,
+        interpreter: Interpreter,
+        on_close: Callable[[Session], None],
+        metrics: Metrics | None = None,
+    ) -> None:
         self._healer = healer
         self._answering = Answering(healer)
         self._interpreter = interpreter
         self._on_close = on_close
+        self._metrics = metrics or Metrics()
         self._closed = False
 
     @property
@@ -54,10 +70,17 @@ class Session:
         if self._closed:
             raise SwarmError("This session is closed; load the model again.")
         began = monotonic()
-        outcome, attempts = await self._answering.answer(await self._input(x, deadline_s), began + deadline_s)
+        model = self.plan.steps[0].part.model
+        try:
+            outcome, attempts = await self._answering.answer(await self._input(x, deadline_s), began + deadline_s)
+            self._interpreter.check(outcome.output)
+        except SwarmError as error:
+            self._metrics.fail(self._metrics.failed, model, error.code)
+            raise
+        self._metrics.answer_s.observe(model, monotonic() - began)
         return Result(
             outcome.output,
-            tuple(tuple(Label(*pair) for pair in row) for row in self._interpreter.labels(outcome.output)),
+            self._interpreter.labels,
             outcome.trace,
             None,
             monotonic() - began,
@@ -67,6 +90,9 @@ class Session:
         )
 
     async def _input(self, x: Any, deadline_s: float) -> Array:
+        ready = self._interpreter.ready(x)
+        if ready is not None:
+            return ready
         try:
             async with asyncio.timeout(deadline_s):
                 return await self._interpreter.input(x)

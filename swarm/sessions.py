@@ -64,7 +64,7 @@ class Sessions:
     def _opened(self, order: Order, plans: Sequence[Plan]) -> Session:
         healer = Healer(order, self._exchange, self._dataflow, self._view, self._spawn)
         healer.begin(plans)
-        session = Session(healer, self._interpreter(order.blueprint), self._forget)
+        session = Session(healer, self._interpreter(order.blueprint), self._forget, self._dataflow.metrics)
         self._open[session] = self._spawn(healer.run, self._changes())
         return session
 

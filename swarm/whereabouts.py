@@ -81,15 +81,24 @@ class Whereabouts:
     @contextmanager
     def at(self, plan_id: str, step: str, rows: int) -> Iterator[Work]:
         """A request of so many samples is here, until the block ends."""
-        work = Work(step, rows)
-        works = self._works.setdefault(plan_id, {})
-        works[id(work)] = work
+        work = self.begin(plan_id, step, rows)
         try:
             yield work
         finally:
+            self.end(plan_id, work)
+
+    def begin(self, plan_id: str, step: str, rows: int) -> Work:
+        """The same without a block: somebody calls `end`."""
+        work = Work(step, rows)
+        self._works.setdefault(plan_id, {})[id(work)] = work
+        return work
+
+    def end(self, plan_id: str, work: Work) -> None:
+        works = self._works.get(plan_id)
+        if works is not None:
             works.pop(id(work), None)
             if not works:
-                self._works.pop(plan_id, None)
+                del self._works[plan_id]
 
     def longest(self, plan_id: str) -> Stand | None:
         """The request of that plan which has stood here longest."""

@@ -106,7 +106,7 @@ async def test_a_deadline_ends_the_wait_and_clears_every_queue(tmp_path: Path) -
         with pytest.raises(DeadlineExceeded, match="--deadline"):
             await me.dataflow.ask(plan, ones(), soon(0.2))
         async with asyncio.timeout(5):
-            while ant.holdings.batcher._waiting:
+            while ant.holdings.batcher.queued:
                 await asyncio.sleep(0.01)
         go.set()
         assert (await first).output.tolist() == [[1112] * 4]
@@ -122,11 +122,11 @@ async def test_cancelling_the_caller_cancels_at_the_peers(tmp_path: Path) -> Non
         await asyncio.sleep(0.1)
         second = asyncio.create_task(me.dataflow.ask(plan, ones(), soon()))
         async with asyncio.timeout(5):
-            while not ant.holdings.batcher._waiting:
+            while not ant.holdings.batcher.queued:
                 await asyncio.sleep(0.01)
         second.cancel()
         async with asyncio.timeout(5):
-            while ant.holdings.batcher._waiting:
+            while ant.holdings.batcher.queued:
                 await asyncio.sleep(0.01)
         go.set()
         assert (await first).output.tolist() == [[1112] * 4], "the other request goes on"
@@ -207,7 +207,7 @@ async def test_what_one_requester_may_have_waiting_is_bounded(tmp_path: Path, mo
         go.set()
         await asyncio.gather(*waiting, return_exceptions=True)
         async with asyncio.timeout(5):
-            while +ant.dataflow._held_bytes:
+            while ant.dataflow._underway.held_bytes:
                 await asyncio.sleep(0.01)
         assert (await me.dataflow.ask(plan, ones(), soon())).output.tolist() == [[1112] * 4]
 
