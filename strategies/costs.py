@@ -22,9 +22,6 @@ NOMINAL_FLOPS_PER_S: Final = 1e9
 SLOWEST_FLOPS_PER_S: Final = 1e-3
 """Anything slower was not measured."""
 
-MOST_BUSY: Final = 0.9
-"""A load above it says no more than that the queue is long."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Costs:
@@ -39,7 +36,7 @@ class Costs:
     done_s: Floats  # [P, N + 1]
     """Compute up to each place."""
     wait_s: Floats  # [P]
-    """Expected wait in the queue for each second of compute."""
+    """What a step takes longer because of other requests, as the peer has lately seen it."""
     step_s: Floats  # [P]
     limit_bytes: Floats  # [P]
     """Infinite where unknown."""
@@ -64,7 +61,7 @@ class Costs:
             index={record.id: i for i, record in enumerate(records)},
             measured=measured,
             done_s=np.cumsum([[0.0, *(nominal if row is None else row)] for row in rows], axis=1),
-            wait_s=np.array([waiting(record.load.busy) for record in records]),
+            wait_s=np.array([record.load.wait_s for record in records]),
             step_s=np.array([record.profile.step_s for record in records]),
             limit_bytes=np.array([_limit(record) for record in records]),
             held_bytes=np.cumsum([0.0, *(float(stage.parameter_bytes) for stage in model.stages)]),
@@ -104,7 +101,7 @@ class Costs:
     def whole_s(self) -> Floats:
         """`[P]`: what an answer takes when one peer runs the whole model."""
         rows, answer = np.arange(len(self.records)), self.model.stages[-1].output
-        spent = self.done_s[:, -1] * (1 + self.wait_s) + self.step_s
+        spent = self.done_s[:, -1] + self.wait_s + self.step_s
         spent = spent + self.links.crossing_s(raw_cargo(self.model.input), self.me, rows)
         return spent + self.links.crossing_s(cargo(answer, "float32"), rows, self.me)
 
@@ -129,14 +126,6 @@ class Costs:
     def only(self, devices: Collection[int]) -> Costs:
         """As if there were no other devices to use, but for the requester."""
         return replace(self, barred=frozenset(range(len(self.records))) - {*devices, self.me})
-
-
-def waiting(busy: float) -> float:
-    """Expected wait per second of service at a server that is `busy` (0 to 1): ρ / 2(1 − ρ).
-
-    The M/D/1 queue, by Pollaczek and Khinchine: requests come at random, and each takes the same time.
-    """
-    return busy / (2 * (1 - min(busy, MOST_BUSY)))
 
 
 def _records(view: View) -> tuple[PeerRecord, ...]:

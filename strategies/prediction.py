@@ -129,7 +129,7 @@ class Timing:
 
     def _queue_s(self, step: Step) -> float:
         row = self._row(step)
-        return float(self.costs.step_s[row] + self.costs.wait_s[row] * self._compute_s(step))
+        return float(self.costs.step_s[row] + self.costs.wait_s[row])
 
     def _row(self, step: Step) -> int:
         return self.costs.index[step.peers[0]]

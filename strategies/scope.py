@@ -37,7 +37,7 @@ class Scope:
         return replace(self, most_bytes=most_bytes)
 
     def latency(self) -> Board:
-        spent = self._compute_s() * (1 + self.costs.wait_s[self._rows]) + self.costs.step_s[self._rows]
+        spent = self._compute_s() + (self.costs.wait_s + self.costs.step_s)[self._rows]
         shape = (len(self.places), len(self.wires)) * 2 + (len(self.devices),)
         step = np.broadcast_to(self._allowed(spent)[:, None, :, None, :], shape)
         enter = self.costs.links.crossing_s(raw_cargo(self.costs.model.input), self.costs.me, self._rows)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from random import uniform
 from time import monotonic
 
 from swarm import blame
@@ -18,7 +19,7 @@ from swarm.dataflow import Dataflow
 from swarm.errors import SwarmError
 from swarm.exchange import Exchange
 from swarm.negotiation import release
-from swarm.order import Order
+from swarm.order import Order, Own
 from swarm.plan import Estimate, Plan
 from swarm.route import Route
 from swarm.routes import Routes, Spawn
@@ -31,6 +32,8 @@ MEND_S = 300.0
 RETRY_S = (0.2, 3.0)
 """Pauses after an attempt to mend that failed, or whose plan broke before it answered: the first, and the longest."""
 REVIEW_S = 30.0
+SPREAD = (0.75, 1.25)
+"""Of the time between two reviews: many sessions that share a peer shall not all move at once, and back again."""
 SETTLE_S = 1.0
 ASK_AROUND_S = 15.0
 HASTE_S = 1.0
@@ -144,7 +147,7 @@ class Healer:
         self.routes.release_broken()
         await asyncio.sleep(0)  # the releases are on their way before the offers are
         try:
-            plans = await self._order.agree(self._view(), MEND_S, _quiet, self.routes.plans, is_lenient=True)
+            plans = await self._order.agree(self._view(), MEND_S, _quiet, self._own(), is_lenient=True)
         except SwarmError as error:
             log.info("no other plan: %s", error)
             self.routes.failed_to_mend(error)
@@ -160,7 +163,7 @@ class Healer:
                     await self._due.wait()
             except TimeoutError:
                 continue
-        self._review_at = monotonic() + REVIEW_S
+        self._review_at = monotonic() + REVIEW_S * uniform(*SPREAD)
         if not self._order.is_fixed:
             await self._review()
 
@@ -172,7 +175,7 @@ class Healer:
         """Move to a better plan, if there is one: the next requests take it, those under way end where they are."""
         patience_s, self._in_haste = (HASTE_S if self._in_haste else ASK_AROUND_S), False
         await self._order.ask_around(self._view(), patience_s)
-        own = self.routes.plans
+        own = self._own()
         outlook = self._order.outlook(self._view(), own)
         try:
             candidate = await asyncio.to_thread(self._order.candidate, outlook)
@@ -197,6 +200,9 @@ class Healer:
         if not alive >= set(self.routes.plan.peers()):
             return True
         return _badness(now, metric) > BETTER * _badness(plans[0].estimate, metric) > 0
+
+    def _own(self) -> Own:
+        return Own(self.routes.plans, self.routes.in_flight)
 
     def _adopt(self, plans: Sequence[Plan]) -> None:
         self.routes.adopt(plans)

@@ -37,7 +37,7 @@ def profile(device: str, threads: int | None, memory_limit_bytes: int | None) ->
     memory = psutil.virtual_memory()
     free = memory.available if memory_limit_bytes is None else min(memory_limit_bytes, memory.available)
     return PeerProfile(
-        device=device,
+        device="cpu" if device == "auto" else device,  # which is the best, torch knows, when it is loaded
         platform=f"{platform.system()}-{platform.machine()}".lower(),
         threads=threads or os.cpu_count() or 1,
         memory_total_bytes=memory.total,
@@ -79,6 +79,12 @@ class Computes(Protocol):
     def queued(self) -> int: ...
     @property
     def busy_s(self) -> float: ...
+    @property
+    def answered(self) -> int: ...
+    @property
+    def stayed_s(self) -> float: ...
+    @property
+    def waited_s(self) -> float: ...
 
 
 class Work:
@@ -86,17 +92,31 @@ class Work:
 
     def __init__(self, batcher: Computes) -> None:
         self._batcher = batcher
-        self._at, self._busy_s = monotonic(), batcher.busy_s
-        self._busy_share = 0.0
+        self._seen = self._count()
+        self._load = PeerLoad()
 
     def load(self, loading: Mapping[str, float]) -> PeerLoad:
-        """Its queue now, its busy share since the last look, in tenths, and what is being loaded."""
-        now, busy_s = monotonic(), self._batcher.busy_s
-        share = (busy_s - self._busy_s) / max(1e-3, now - self._at)
-        self._at, self._busy_s = now, busy_s
-        self._busy_share = round(min(1.0, share), 1)
+        """Its queue now, what requests have met since the last look, and what is being loaded; all rounded."""
+        before, self._seen = self._seen, self._count()
+        elapsed_s, busy_s, answered, stayed_s, waited_s = (b - a for a, b in zip(before, self._seen, strict=True))
+        elapsed_s = max(1e-3, elapsed_s)
+        wait_s = rounded(waited_s / answered) if answered else 0.0
+        if not answered and self._batcher.queued:  # nobody came through: a long batch runs
+            wait_s = self._load.wait_s
+        self._load = PeerLoad(
+            busy=round(min(1.0, busy_s / elapsed_s), 1), wait_s=wait_s, at_once=rounded(stayed_s / elapsed_s)
+        )
         return self.now(loading)
 
     def now(self, loading: Mapping[str, float]) -> PeerLoad:
         """Without looking anew how busy it is."""
-        return PeerLoad(self._batcher.queued, self._busy_share, dict(loading))
+        return replace(self._load, queued=self._batcher.queued, loading=dict(loading))
+
+    def _count(self) -> tuple[float, float, int, float, float]:
+        batcher = self._batcher
+        return monotonic(), batcher.busy_s, batcher.answered, batcher.stayed_s, batcher.waited_s
+
+
+def rounded(value: float) -> float:
+    """To two digits, and nothing below a thousandth: what hardly changes shall not be told again."""
+    return float(f"{value:.2g}") if value >= 1e-3 else 0.0

@@ -35,6 +35,17 @@ class Planner(Protocol):
     def predict(self, plan: Plan, model: ModelProfile, view: View) -> Estimate: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a session has at present: its plans, and how many of its requests are under way."""
+
+    plans: Sequence[Plan] = ()
+    in_flight: int = 0
+
+
+NOTHING = Own()
+
+
 class Reports:
     """What peers tell while they load parts for this one: shown to who waits, and a sign that they are at work."""
 
@@ -101,7 +112,7 @@ class Order:
         asked = await self.survey.ask(self.blueprint, records, timeout_s)
         self._stage_s |= asked
 
-    def outlook(self, view: View, own: Sequence[Plan] = (), *, wary: bool = True) -> View:
+    def outlook(self, view: View, own: Own = NOTHING, *, wary: bool = True) -> View:
         """The view to plan with: stage times, this session's own plans not counted as load, doubts applied; those
         about peers that were lost only when `wary`."""
         known = {peer: times for peer, times in self._stage_s.items() if view.find(peer) is not None}
@@ -127,7 +138,7 @@ class Order:
         view: View,
         timeout_s: float,
         progress: Progress,
-        own: Sequence[Plan] = (),
+        own: Own = NOTHING,
         *,
         is_lenient: bool = False,
     ) -> Sequence[Plan]:
@@ -224,19 +235,20 @@ def _unmeasured(seen: PeerView) -> PeerView:
     return replace(seen, record=replace(seen.record, profile=replace(seen.record.profile, flops_per_s={})))
 
 
-def credited(view: View, own: Sequence[Plan]) -> View:
+def credited(view: View, own: Own) -> View:
     """The view in which the peers of a session's present plans are free of them."""
-    return replace(view, peers=tuple(_credited(seen, own) for seen in view.peers)) if own else view
+    return replace(view, peers=tuple(_credited(seen, own) for seen in view.peers)) if own.plans else view
 
 
-def _credited(seen: PeerView, own: Sequence[Plan]) -> PeerView:
-    """What a peer does for this session's present plans, it can do for the next ones."""
-    record = seen.record
-    held = sum(plan.estimate.peak_memory_bytes.get(record.id, 0) for plan in own)
-    if not any(record.id in plan.peers() for plan in own):
+def _credited(seen: PeerView, own: Own) -> PeerView:
+    """What a peer does for this session's present plans, it can do for the next ones; what others make it do stays."""
+    record, load = seen.record, seen.record.load
+    held = sum(plan.estimate.peak_memory_bytes.get(record.id, 0) for plan in own.plans)
+    if not any(record.id in plan.peers() for plan in own.plans):
         return seen
+    others = max(0.0, 1 - own.in_flight / load.at_once) if load.at_once else 0.0
     profile = replace(record.profile, memory_free_bytes=record.profile.memory_free_bytes + held)
-    return replace(seen, record=replace(record, profile=profile, load=PeerLoad()))
+    return replace(seen, record=replace(record, profile=profile, load=PeerLoad(wait_s=others * load.wait_s)))
 
 
 def _sources(model: str, view: View) -> list[PeerId]:

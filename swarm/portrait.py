@@ -36,6 +36,12 @@ class Bench(Protocol):
     """What measures it."""
 
     async def benchmark(self, fresh: bool) -> Speed: ...
+    def device(self) -> str:
+        """Where parts run. Blocks for seconds."""
+
+    def memory(self) -> tuple[int, int] | None:
+        """Free and total bytes of that, where it has memory of its own."""
+
     def warm(self) -> None:
         """Load what computes. Blocks for seconds."""
 
@@ -120,9 +126,13 @@ class Portrait:
         try:
             workshop = await asyncio.to_thread(self._workshop)
             speed = await workshop.benchmark(fresh)
+            device = await asyncio.to_thread(workshop.device)
         except (SwarmError, ImportError, OSError, RuntimeError) as error:
             raise self._cannot_compute(error) from error
-        return {
+        self._holdings.memory = workshop.memory
+        own = workshop.memory()
+        return ({} if own is None else {"memory_total_bytes": own[1]}) | {
+            "device": device,
             "flops_per_s": dict(speed.flops_per_s),
             "memory_bytes_per_s": speed.memory_bytes_per_s,
             "wire_elements_per_s": await measure.coding_rates(self._holdings.batcher.in_worker),

@@ -35,7 +35,8 @@ class Route:
         self._dataflow = dataflow
         self._on_broken = on_broken
         self._paces: dict[int, Pace] = {}
-        self._in_flight = 0
+        self.in_flight = 0
+        """Requests that are under way."""
         self._kept_until_s = monotonic() + LEASE_S
         self._idle = asyncio.Event()
         self._idle.set()
@@ -45,7 +46,7 @@ class Route:
     async def ask(self, x: Array, deadline: float) -> Outcome:
         """See `Dataflow.ask`."""
         began = monotonic()
-        self._in_flight += 1
+        self.in_flight += 1
         self._idle.clear()
         try:
             outcome = await self._dataflow.ask(self.plan, x, deadline)
@@ -53,13 +54,13 @@ class Route:
             self._pace(len(x)).took(monotonic() - began)
             return outcome
         finally:
-            self._in_flight -= 1
-            if not self._in_flight:
+            self.in_flight -= 1
+            if not self.in_flight:
                 self._idle.set()
 
     def patience_s(self, rows: int) -> float:
         """How long a request of so many samples may take before it is looked for."""
-        return self._pace(rows).patience_s(self._in_flight)
+        return self._pace(rows).patience_s(self.in_flight)
 
     def _pace(self, rows: int) -> Pace:
         """Requests of about one size have one pace: a batch takes longer, by nobody knows how much."""

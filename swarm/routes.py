@@ -52,6 +52,11 @@ class Routes:
         return [route.plan for route in self._used]
 
     @property
+    def in_flight(self) -> int:
+        """Requests that are under way."""
+        return sum(route.in_flight for route in self._used)
+
+    @property
     def has_answered(self) -> bool:
         """Some plan in use has proved that it works."""
         return any(route.has_answered for route in self._used)

@@ -115,6 +115,10 @@ class PeerLoad:
         default_factory=dict
     )
     """Parts on their way into its memory, by name, and how much of each is there, in tenths."""
+    wait_s: Seconds = 0.0
+    """What a request lately took there beyond its own compute alone: it waited, and shared its batches."""
+    at_once: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    """How many requests it has lately had at a time."""
 
 
 @dataclass(frozen=True, slots=True)

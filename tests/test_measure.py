@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from swarm import measure
-from swarm.batching import Batcher
+from swarm.batching import Batcher, Plain
 from swarm.errors import SwarmError, UsageError
 from swarm.holdings import Holdings
 from swarm.portrait import Portrait
@@ -34,6 +34,7 @@ class ToyBench:
 
     failures: list[Exception] = field(default_factory=list)
     measured: int = 0
+    gpu_bytes: tuple[int, int] | None = None
 
     async def benchmark(self, fresh: bool) -> ToySpeed:
         self.measured += 1
@@ -41,6 +42,12 @@ class ToyBench:
         if self.failures:
             raise self.failures.pop()
         return ToySpeed()
+
+    def device(self) -> str:
+        return "gpu" if self.gpu_bytes else "cpu"
+
+    def memory(self) -> tuple[int, int] | None:
+        return self.gpu_bytes
 
     def warm(self) -> None:
         return
@@ -66,7 +73,7 @@ class Sitter:
 
 @pytest.fixture
 async def batcher() -> AsyncIterator[Batcher]:
-    async with Batcher(lambda part, x: x) as batcher:
+    async with Batcher(lambda part: (part,), lambda part: Plain(lambda x: x)) as batcher:
         yield batcher
 
 
@@ -162,3 +169,35 @@ async def test_what_is_being_loaded_is_told(batcher: Batcher) -> None:
     sitter.portrait.progressed()
     sitter.holdings.loading.clear()
     assert sitter.told[-1]["load"].loading == {"net[input..output]@12345678": 0.4}
+
+
+class Counting:
+    """A batcher's counters."""
+
+    queued = 0
+    busy_s = stayed_s = waited_s = 0.0
+    answered = 0
+
+
+def test_load_tells_what_requests_have_met_since_the_last_look() -> None:
+    batcher = Counting()
+    work = measure.Work(batcher)
+    assert work.load({}).wait_s == 0
+    batcher.answered, batcher.stayed_s, batcher.waited_s = 4, 2.0, 1.0
+    assert work.load({"part": 0.5}).wait_s == 0.25
+    assert work.now({}).wait_s == 0.25
+    batcher.queued = 3
+    assert work.load({}).wait_s == 0.25, "nobody came through, and some wait: it is a long batch"
+    batcher.queued = 0
+    assert work.load({}).wait_s == 0.0, "nobody is there"
+
+
+def test_what_hardly_changes_is_told_as_the_same() -> None:
+    assert [measure.rounded(value) for value in (0.0, 0.0004, 0.1234, 12.34)] == [0.0, 0.0, 0.12, 12.0]
+
+
+async def test_a_device_with_memory_of_its_own_tells_that(batcher: Batcher) -> None:
+    sitter = Sitter(batcher, ToyBench(gpu_bytes=(7, 8)))
+    profile = await sitter.portrait.measured()
+    assert (profile.device, profile.memory_total_bytes) == ("gpu", 8)
+    assert sitter.holdings.memory() == (7, 8)

@@ -22,6 +22,7 @@ MAX_DTYPES = 32
 MAX_LINKS = 64
 MAX_RATE = 1e18
 MAX_SECONDS = 1e9
+MAX_AT_ONCE = 1e6
 LINK_BYTES = 32
 """Two numbers and their names."""
 
@@ -65,6 +66,8 @@ def _is_sound_load(load: PeerLoad) -> bool:
     return (
         0 <= load.queued <= MAX_COUNT
         and _is_number(load.busy, 1.0)
+        and _is_number(load.wait_s, MAX_SECONDS)
+        and _is_number(load.at_once, MAX_AT_ONCE)
         and len(load.loading) <= MAX_LOADING
         and all(1 <= len(name) <= MAX_PART_NAME and name.isprintable() for name in load.loading)
         and all(_is_number(fraction, 1.0) for fraction in load.loading.values())

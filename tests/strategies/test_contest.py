@@ -62,7 +62,7 @@ def test_losers_hear_what_takes_longest() -> None:
     swarm = view(
         record("me", 1.0, links={"far": Link(1.0, 10.0), "busy": Link(0.0, 1e12), "near": Link(0.0, 1e12)}),
         record("far", 100.0),
-        record("busy", 100.0, busy=0.9, links={"far": Link(1.0, 10.0)}),
+        record("busy", 100.0, wait_s=1.8, links={"far": Link(1.0, 10.0)}),
         record("near", 90.0, links={"far": Link(1.0, 10.0), "busy": Link(1.0, 10.0)}),
     )
     verdicts = told(NET, swarm)

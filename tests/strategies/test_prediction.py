@@ -11,7 +11,7 @@ from swarm.errors import CannotSplit
 from swarm.plan import INPUT, OUTPUT, Edge, Part, Plan, Step
 from swarm.strategies import predict
 from swarm.strategies.chain import chain
-from swarm.strategies.costs import Costs, waiting
+from swarm.strategies.costs import Costs
 from swarm.strategies.links import GUESSED_LINK, Links, cargo, raw_cargo
 from swarm.tensors import WIRE_DTYPES, wire_bytes
 from swarm.types import Link, ModelProfile, Stage, TensorSpec
@@ -32,7 +32,7 @@ NET = ModelProfile(
 )
 SWARM = view(
     record("me", 0, client=True, links={"a": Link(0.010, 1000.0)}, coding={"int8": 50.0}),
-    record("a", 1000, links={"b": Link(0.020, 2000.0)}, busy=0.5, step_s=0.001, coding={"int8": 1000.0}),
+    record("a", 1000, links={"b": Link(0.020, 2000.0)}, wait_s=2.0, step_s=0.001, coding={"int8": 1000.0}),
     record("b", 500, links={"me": Link(0.040, 4000.0)}, step_s=0.002, coding={"int8": 400.0}),
 )
 
@@ -41,7 +41,7 @@ def test_a_chain_by_hand() -> None:
     plan = chain("slices", NET, SWARM, goal(wires=("int8",)), ids("a", "b"), (0, 2, 3))
     estimate = plan.estimate
     there = 0.005 + 300 / 1000  # raw pixels, and no codec
-    first = 0.001 + 4.0 + 0.5 * 4.0  # the step, 4000 operations, and half as long in the queue: 0.5 / 2 (1 - 0.5)
+    first = 0.001 + 4.0 + 2.0  # the step, 4000 operations, and what other requests cost it
     between = 0.010 + (200 + 4 * 10) / 2000 + 200 / 1000 + 200 / 400
     second = 0.002 + 1.0
     back = 0.020 + (5 + 4) / 4000 + 5 / 400 + 5 / 50
@@ -87,7 +87,7 @@ def test_on_a_dag_the_longest_path_counts() -> None:
     )
     estimate = predict(Plan("p", "made", me, steps, edges), NET, SWARM)
     there, long = 0.020 + 300 / 4000, 0.002 + 8.0
-    between, tail, back = 0.010 + 800 / 2000, 0.001 + 0.5 * 1.5, 0.005 + 20 / 1000
+    between, tail, back = 0.010 + 800 / 2000, 0.001 + 0.5 + 2.0, 0.005 + 20 / 1000
     assert estimate.latency_s == pytest.approx(there + long + between + tail + back)
     assert estimate.steps[0].wire_s == pytest.approx(between)
     assert estimate.throughput_per_s == pytest.approx(1 / 8.002)
@@ -146,11 +146,6 @@ def test_a_dead_link_is_dead_one_way_unless_the_other_end_knows_nothing() -> Non
     assert [bool(links.reaches(*pair)) for pair in ((0, 1), (1, 0), (2, 0), (0, 2))] == [False, True, False, False]
     assert links.crossing_s(cargo(TensorSpec((0,)), "float32"), 0, 1) == float("inf")
     assert links.crossing_s(cargo(TensorSpec((9,)), "float32"), 0, 0) == 0.0
-
-
-def test_a_queue_grows_with_load_and_not_beyond_what_can_be_known() -> None:
-    assert [waiting(busy) for busy in (0.0, 0.5, 0.9)] == pytest.approx([0.0, 0.5, 4.5])
-    assert waiting(1.0) == pytest.approx(5.0)
 
 
 @pytest.mark.parametrize("rate", [5e-324, 1e-300, 1e18])

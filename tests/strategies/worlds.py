@@ -46,7 +46,7 @@ def record(
     *,
     free: int | None = None,
     links: Mapping[str, Link] | None = None,
-    busy: float = 0.0,
+    wait_s: float = 0.0,
     step_s: float = 0.0,
     coding: Mapping[str, float] | None = None,
 ) -> PeerRecord:
@@ -59,7 +59,7 @@ def record(
         wire_elements_per_s=coding or {},
         links={PeerId(peer): link for peer, link in (links or {}).items()},
     )
-    return PeerRecord(PeerId(name), name, (), 1, client=client, profile=profile, load=PeerLoad(0, busy))
+    return PeerRecord(PeerId(name), name, (), 1, client=client, profile=profile, load=PeerLoad(wait_s=wait_s))
 
 
 def view(*records: PeerRecord, stage_s: Mapping[str, Sequence[float]] | None = None) -> View:
@@ -109,7 +109,7 @@ def random_world(seed: int, *, devices: int = 3, tight: bool = False) -> tuple[M
             client=name == "a" and random.random() < 0.3,
             free=random.randint(total // 4, total) if tight else None,
             links={peer: _random_link(random) for peer in names if peer != name and random.random() < 0.8},
-            busy=random.choice([0.0, 0.3, 1.0]),
+            wait_s=random.choice([0.0, 0.3, 5.0]),
             step_s=random.uniform(0, 0.1),
             coding={"float16": random.uniform(1e3, 1e5), "int8": random.uniform(1e3, 1e5)},
         )
