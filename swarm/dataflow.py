@@ -13,18 +13,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Annotated, Any
-
-from msgspec import Meta
+from typing import Any
 
 from swarm import schema, tensors
+from swarm.arrivals import Arrival, Cancellation, Failure, agreed, check_input, wire_s
 from swarm.background import logged
 from swarm.batching import Ran
 from swarm.errors import (
-    BadInput,
     DeadlineExceeded,
     MalformedFrame,
     Overloaded,
@@ -39,7 +37,7 @@ from swarm.metrics import Metrics
 from swarm.plan import INPUT, OUTPUT, Edge, Part, Plan, Step, StepTrace
 from swarm.requests import Outcome, Requests, out_of_time
 from swarm.transport import Call, Router
-from swarm.types import RAW_PICTURE, Array, Count, Dimension, Name, PeerId, Seconds, Text
+from swarm.types import Array, PeerId
 from swarm.underway import Underway
 from swarm.whereabouts import Whereabouts, Work
 
@@ -59,45 +57,6 @@ MAX_HELD_BYTES = 256 * 2**20
 """Tensors of one requester that may wait or be computed here at once."""
 OVERHEAD_BYTES = 16 * 2**10
 """What a waiting request costs beside its tensor, so that tiny ones are bounded too."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorHead:
-    """Shape, dtype and wire dtype of a tensor on the wire."""
-
-    shape: Annotated[tuple[Dimension, ...], Meta(min_length=1, max_length=9)]
-    dtype: Name
-    wire: Name
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """What comes before the bytes of a tensor. `sent_s` is the sender's monotonic clock."""
-
-    plan: Name
-    request: Count
-    source: Name
-    target: Name
-    sent_s: float
-    tensor: TensorHead
-    trace: Annotated[tuple[StepTrace, ...], Meta(max_length=256)] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A host's word to the requester that a request cannot go on."""
-
-    plan: Name
-    request: Count
-    code: Name
-    sentence: Text
-    retry_after_s: Seconds = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Cancellation:
-    plan: Name
-    request: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +145,7 @@ class Dataflow:
         :raises SwarmError: whatever a step raised.
         """
         edge = plan.outputs(INPUT)[0]
-        _check_input(plan, edge, x)
+        check_input(plan, edge, x)
         with self._requests.open(plan, len(x)) as (request, answer):
             try:
                 async with asyncio.timeout(deadline - monotonic()):
@@ -222,7 +181,7 @@ class Dataflow:
         rows = arrival.tensor.shape[0]
         if not 1 <= rows <= plan.max_batch or arrival.tensor.shape[1:] != edge.tensor.shape:
             raise MalformedFrame(f"A tensor of shape {list(arrival.tensor.shape)} came where this plan has another.")
-        if (arrival.tensor.wire, nbytes) != _agreed(edge, arrival.tensor):
+        if (arrival.tensor.wire, nbytes) != agreed(edge, arrival.tensor):
             raise MalformedFrame(f"A tensor came as {nbytes} bytes of {arrival.tensor.wire}, not as the plan agreed.")
         if edge.target == OUTPUT:
             self._requests.expect(plan, arrival.request, rows)
@@ -249,9 +208,9 @@ class Dataflow:
             raise _forgotten(self._name)
         x = tensors.decode(call.fields["tensor"], call.body)
         self.metrics.received_bytes += len(call.body)
-        wire_s = _wire_s(caller, arrival)
+        on_way_s = wire_s(caller, arrival)
         deadline = monotonic() + (call.remaining_s() or 0.0)
-        self._arrived(plan, edge, arrival.request, x, arrival.trace, wire_s, len(call.body), deadline)
+        self._arrived(plan, edge, arrival.request, x, arrival.trace, on_way_s, len(call.body), deadline)
 
     def _arrived(
         self,
@@ -378,23 +337,3 @@ class Dataflow:
 
 def _forgotten(name: str) -> SwarmError:
     return PlanGone(f"{name} does not hold this plan any more; load the model again.")
-
-
-def _agreed(edge: Edge, tensor: TensorHead) -> tuple[str, int]:
-    """Wire dtype and bytes of a tensor on this edge. Pictures may always come as the pixels they are."""
-    if edge.source == INPUT and tensor.dtype == RAW_PICTURE:
-        return RAW_PICTURE, tensors.wire_bytes(replace(edge.tensor, dtype=RAW_PICTURE), tensor.shape[0], edge.wire)
-    return edge.wire, tensors.wire_bytes(edge.tensor, tensor.shape[0], edge.wire)
-
-
-def _check_input(plan: Plan, edge: Edge, x: Array) -> None:
-    if x.ndim == 0 or x.shape[1:] != edge.tensor.shape:
-        wanted = ", ".join(["B", *map(str, edge.tensor.shape)])
-        raise BadInput(f"The input has shape {list(x.shape)}, and this model takes [{wanted}].")
-    if not 1 <= len(x) <= plan.max_batch:
-        raise BadInput(f"The input holds {len(x)} samples; this session takes 1 to {plan.max_batch} at once.")
-
-
-def _wire_s(caller: Caller, arrival: Arrival) -> float:
-    """Seconds since the sender sent it, by this peer's clock; 0 while the two clocks have not been compared."""
-    return 0.0 if caller.rtt_s is None else max(0.0, monotonic() - (arrival.sent_s - caller.clock_offset_s))

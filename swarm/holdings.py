@@ -14,7 +14,7 @@ from time import monotonic
 import numpy as np
 import psutil
 
-from swarm.batching import POLICIES, Batcher, Bounds, Ran
+from swarm.batching import Batcher, Batching, Ran
 from swarm.errors import Declined, PlanGone, SwarmError
 from swarm.exchange import Exchange
 from swarm.fetch import fetch
@@ -63,8 +63,7 @@ class Holdings:
         limit_bytes: int | None = None,
         on_change: Callable[[tuple[str, ...]], None] = lambda names: None,
         on_progress: Callable[[], None] = lambda: None,
-        policy: str = "joining",
-        bounds: Bounds | None = None,
+        batching: Batching | None = None,
         metrics: Metrics | None = None,
     ):
         self._name = name
@@ -88,8 +87,7 @@ class Holdings:
         self.batcher = Batcher(
             self._slices_of,
             self._slice_of,
-            policy=POLICIES[policy](),
-            bounds=bounds,
+            batching,
             owner=name,
             ran=self._ran,
         )

@@ -22,7 +22,7 @@ import platformdirs
 from swarm import measure, rotation
 from swarm.access import Access
 from swarm.background import logged
-from swarm.batching import Bounds
+from swarm.batching import Batching
 from swarm.bench import Bench, bench
 from swarm.dataflow import Dataflow
 from swarm.door import open_door
@@ -50,7 +50,7 @@ from swarm.survey import Survey
 from swarm.transport import PROTOCOL, Hello, Links, Purpose, Router
 from swarm.twins import Twins
 from swarm.types import Address, PeerId, PeerRecord, View
-from swarm.waiting import until_here
+from swarm.waiting import losses, until_here
 from swarm.workshop import Progress
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class Peer:
     :param home: folder of the secret and this device's keys; SWARM_HOME or the user's configuration folder by default.
     :param new_identity: forget the key that this peer would take up again, and with it its id.
     :param on_secret: keeps a new secret that another peer hands over; then enter a new Peer with it.
-    :param batching: how requests that were cut at different places share batches: `joining`, `slices` or `tails`.
-    :param bounds: most rows in a batch, requests that wait, seconds that they may.
+    :param batching: how requests share batches, how large those may be, and how much may wait.
     :raises AddressInUse: on entering, when `port` belongs to another program.
     :raises NotInvited: on entering, when a swarm is here and this device has no secret; and for any client without one.
     """
@@ -111,8 +110,7 @@ class Peer:
         home: Path | None = None,
         new_identity: bool = False,
         on_secret: rotation.OnSecret | None = None,
-        batching: str = "joining",
-        bounds: Bounds | None = None,
+        batching: Batching | None = None,
     ):
         self.id: PeerId
         self.metrics = Metrics()
@@ -123,8 +121,7 @@ class Peer:
         self._interfaces = tuple(dict.fromkeys(interfaces))
         self._seeds = tuple(Address.parse(peer) if isinstance(peer, str) else peer for peer in peers)
         self._memory_bytes = memory_bytes
-        self._threads = threads
-        self._device = device
+        self._threads, self._device = threads, device
         self._models = tuple(Path(path).resolve() for path in models)
         self._mdns = mdns
         self._client = client
@@ -142,8 +139,7 @@ class Peer:
             self._interfaces,
             self._seeds,
         )
-        self._on_secret = on_secret
-        self._batching, self._bounds = batching, bounds
+        self._on_secret, self._batching = on_secret, batching
         self._discovery: Discovery | None = None
         self._stack = AsyncExitStack()
         self._made_workshop: Workshop | None = None
@@ -208,8 +204,7 @@ class Peer:
             limit_bytes=self._memory_bytes,
             on_change=lambda names: self._gossip.update(holds=names),
             on_progress=lambda: self._portrait.progressed(),  # noqa: PLW0108 - made below
-            policy=self._batching,
-            bounds=self._bounds,
+            batching=self._batching,
             metrics=self.metrics,
         )
         self._dataflow = Dataflow(
@@ -400,10 +395,6 @@ class Peer:
 
     async def _watch_losses(self) -> None:
         """A peer that is gone ends the requests that need it, and its own plans; one that is only busy does not."""
-        before: dict[PeerId, str] = {}
-        async for view in self.changes():
-            here = {seen.record.id: seen.record.name for seen in view.peers if not seen.state.is_gone}
-            for peer in before.keys() - here.keys():
-                self._dataflow.lost(peer, before[peer])
-                self._host.lost(peer)
-            before = here
+        async for peer, name in losses(self.changes()):
+            self._dataflow.lost(peer, name)
+            self._host.lost(peer)

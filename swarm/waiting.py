@@ -1,14 +1,14 @@
-"""Waiting until others are here."""
+"""Waiting until others are here, or gone."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic
 from typing import Final
 
 from swarm.errors import NoPeers
-from swarm.types import View
+from swarm.types import PeerId, View
 
 LOOK_EVERY_S: Final = 0.02
 
@@ -38,3 +38,13 @@ def _missing(names: Sequence[str], timeout_s: float) -> NoPeers:
         "--peer HOST:PORT if multicast does not reach it, or use --strategy local to work alone. "
         "`swarm doctor` says why peers are not seen."
     )
+
+
+async def losses(changes: AsyncIterator[View]) -> AsyncIterator[tuple[PeerId, str]]:
+    """Everybody who goes, with the last name."""
+    before: dict[PeerId, str] = {}
+    async for view in changes:
+        here = {seen.record.id: seen.record.name for seen in view.peers if not seen.state.is_gone}
+        for peer in before.keys() - here.keys():
+            yield peer, before[peer]
+        before = here

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from swarm import answering, healing, host, negotiation, pace, route
-from swarm.batching import Bounds
+from swarm.batching import Batching
 from swarm.errors import Declined, NoFit
 from swarm.holdings import together
 from swarm.plan import Candidate, Goal, Part, Plan
@@ -272,11 +272,11 @@ async def test_of_two_requesters_one_gets_what_there_is_and_the_other_hears_so(t
 async def test_an_overloaded_peer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answering, "OVERLOADED_S", 0.05)
     async with swarm_of(tmp_path, "me", "ant", "bee") as [me, ant, bee], session_of(Swarm(me, ant, bee)) as vit:
-        ant.holdings.batcher._queue.bounds = Bounds(max_waiting=0)
+        ant.holdings.batcher._queue.batching = Batching(max_waiting=0)
         asking = asyncio.create_task(vit(ones()))
         await asyncio.sleep(0.3)
         assert not asking.done()
-        ant.holdings.batcher._queue.bounds = Bounds()
+        ant.holdings.batcher._queue.batching = Batching()
         result = await asking
         assert result.output.tolist() == WHOLE
         assert result.attempts > 1

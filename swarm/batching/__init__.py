@@ -6,7 +6,7 @@ job ─▶ queue (bounded, fair, by deadline) ─▶ policy: which slice, which 
 from swarm.batching.batcher import Batcher
 from swarm.batching.jobs import Ran
 from swarm.batching.policies import POLICIES, Policy
-from swarm.batching.queue import Bounds
+from swarm.batching.queue import Batching
 from swarm.batching.slice import Plain, Slice
 
-__all__ = ["POLICIES", "Batcher", "Bounds", "Plain", "Policy", "Ran", "Slice"]
+__all__ = ["POLICIES", "Batcher", "Batching", "Plain", "Policy", "Ran", "Slice"]

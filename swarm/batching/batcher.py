@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 from swarm.batching.jobs import Batch, Job, Ran
 from swarm.batching.moving import advance
-from swarm.batching.policies import Joining, Policy
-from swarm.batching.queue import Bounds, Queue
+from swarm.batching.policies import POLICIES, Policy
+from swarm.batching.queue import Batching, Queue
 from swarm.batching.slice import Slice
 from swarm.errors import PeerLost, SwarmError
 from swarm.types import Array
@@ -45,17 +45,17 @@ class Batcher:
         self,
         slices_of: Callable[[str], tuple[str, ...]],
         slice_of: Callable[[str], Slice],
+        batching: Batching | None = None,
         *,
-        policy: Policy | None = None,
-        bounds: Bounds | None = None,
         owner: str = "this peer",
         ran: Callable[[str, int, float], None] = lambda name, rows, seconds: None,
     ):
-        self.policy = policy or Joining()
+        batching = batching or Batching()
+        self.policy: Policy = POLICIES[batching.policy]()
         self._slices_of = slices_of
         self._slice_of = slice_of
         self._ran_one = ran
-        self._queue = Queue(bounds or Bounds(), owner)
+        self._queue = Queue(batching, owner)
         self._owner = owner
         self._lock = Lock()
         self._is_working = False
@@ -125,8 +125,8 @@ class Batcher:
         self._unanswered.add(job)
         done.add_done_callback(lambda _: self._over(job))
         _fail_each(evicted)
-        if is_idle and self._queue.bounds.max_delay_s:
-            self._delayed = self._loop.call_later(self._queue.bounds.max_delay_s, self._begin)
+        if is_idle and self._queue.batching.max_delay_s:
+            self._delayed = self._loop.call_later(self._queue.batching.max_delay_s, self._begin)
         elif is_idle or (self._delayed is not None and self._queue.is_worth_it):
             self._begin()
         return done
@@ -235,7 +235,7 @@ class Batcher:
         if error is not None:
             log.critical("the queue of %s broke, and begins anew", self._owner, exc_info=error)
             with self._lock:
-                self._queue = Queue(self._queue.bounds, self._owner)
+                self._queue = Queue(self._queue.batching, self._owner)
                 self.policy, self._is_working = type(self.policy)(), False
             _fail(list(self._unanswered), SwarmError(f"{self._owner} failed in its queue; its log says why."))
 

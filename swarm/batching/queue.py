@@ -22,9 +22,11 @@ MAX_REMEMBERED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much one peer takes upon itself."""
+class Batching:
+    """How one peer serves, and how much it takes upon itself."""
 
+    policy: str = "joining"
+    """How requests that were cut at different places share batches: `joining`, `slices` or `tails`."""
     max_batch: int = 64
     """Rows of a batch at most; how many are worth it, the measured curves say."""
     max_waiting: int = 256
@@ -38,8 +40,8 @@ class Bounds:
 class Queue:
     """Groups by the slice that they wait for. `owner` is for the sentences."""
 
-    def __init__(self, bounds: Bounds, owner: str) -> None:
-        self.bounds = bounds
+    def __init__(self, batching: Batching, owner: str) -> None:
+        self.batching = batching
         self.waiting: dict[str, list[Group]] = {}
         self.curves: dict[str, Curve] = {}
         self._owner = owner
@@ -66,11 +68,11 @@ class Queue:
         own_s = 0.0
         for name in job.slices:
             own_s += self.curve(name).work_s(job.rows)
-        if wait_s > self.bounds.max_wait_s or now + wait_s + own_s > job.deadline:
+        if wait_s > self.batching.max_wait_s or now + wait_s + own_s > job.deadline:
             raise self._overloaded(
                 f"{self._owner} has work for {wait_s:.3g} s before this request, which is more than it can wait; "
                 "ask again later, or allow more time with --deadline.",
-                max(wait_s - self.bounds.max_wait_s, now + wait_s + own_s - job.deadline),
+                max(wait_s - self.batching.max_wait_s, now + wait_s + own_s - job.deadline),
             )
         evicted = self._make_room(job)
         job.latest = job.deadline - own_s / 2  # a machine that is slow for a moment may be faster in the next
@@ -123,7 +125,7 @@ class Queue:
             del self._pending[name]
 
     def _make_room(self, job: Job) -> list[tuple[Job, SwarmError]]:
-        if len(self) < self.bounds.max_waiting:
+        if len(self) < self.batching.max_waiting:
             return []
         fresh = [group.jobs[0] for group in self.groups() if len(group.jobs) == 1 and not group.jobs[0].at]
         held = Counter(other.requester for other in fresh)
@@ -157,7 +159,7 @@ class Queue:
     @property
     def is_worth_it(self) -> bool:
         """So many wait that more company would not help."""
-        return any(sum(g.rows for g in groups) >= self.bounds.max_batch for groups in self.waiting.values())
+        return any(sum(g.rows for g in groups) >= self.batching.max_batch for groups in self.waiting.values())
 
     # Choosing
 
@@ -213,7 +215,7 @@ class Queue:
     def curve(self, name: str) -> Curve:
         found = self.curves.get(name)
         if found is None:
-            found = self.curves[name] = Curve(self.bounds.max_batch)
+            found = self.curves[name] = Curve(self.batching.max_batch)
         return found
 
     def alone_s(self, job: Job) -> float:
@@ -230,5 +232,5 @@ class Queue:
 
     def _overloaded(self, sentence: str, retry_s: float) -> Overloaded:
         error = Overloaded(sentence)
-        error.retry_after_s = max(LEAST_RETRY_S, min(retry_s, self.bounds.max_wait_s))
+        error.retry_after_s = max(LEAST_RETRY_S, min(retry_s, self.batching.max_wait_s))
         return error

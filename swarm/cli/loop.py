@@ -10,6 +10,9 @@ from collections.abc import Coroutine
 from typing import Any, NoReturn
 
 LEAVE_S = 5.0
+SWITCH_S = 0.0005
+"""How long one thread of Python may keep another waiting: the one that computes asks between two batches, and the
+interpreter's own 5 ms are longer than many a batch."""
 
 
 def run(command: Coroutine[Any, Any, None], *, signal_is_success: bool = False) -> None:
@@ -17,6 +20,7 @@ def run(command: Coroutine[Any, Any, None], *, signal_is_success: bool = False) 
 
     Threads that still compute or import are not waited for: everything that others must know was said by then.
     """
+    sys.setswitchinterval(SWITCH_S)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         interrupted = runner.run(_until_signal(command))
         sys.stdout.flush()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from swarm.batching import Batcher, Bounds, Plain
+from swarm.batching import Batcher, Batching, Plain
 from swarm.errors import BadInput, DeadlineExceeded, Overloaded, SwarmError
 from swarm.types import Array
 
@@ -72,7 +72,7 @@ async def test_what_gathers_while_the_worker_is_busy_becomes_one_batch() -> None
 
 async def test_other_parts_and_shapes_and_too_many_rows_wait_for_their_own_batch() -> None:
     gate = Gate()
-    async with one_part(gate, bounds=Bounds(max_batch=3)) as batcher:
+    async with one_part(gate, batching=Batching(max_batch=3)) as batcher:
         jobs = [
             ("p", rows(0)),
             ("p", rows(1, 1)),
@@ -92,7 +92,7 @@ async def test_other_parts_and_shapes_and_too_many_rows_wait_for_their_own_batch
 
 async def test_a_full_queue_refuses_at_once() -> None:
     gate = Gate()
-    async with one_part(gate, bounds=Bounds(max_waiting=2), owner="attic-pi") as batcher:
+    async with one_part(gate, batching=Batching(max_waiting=2), owner="attic-pi") as batcher:
         batcher.run("p", rows(0), later())
         await asyncio.sleep(0.05)
         for _ in range(2):
@@ -168,7 +168,7 @@ async def test_what_cannot_be_answered_in_time_is_refused_at_once() -> None:
 async def test_company_is_waited_for_if_that_is_wanted() -> None:
     gate = Gate()
     gate.open.set()
-    async with one_part(gate, bounds=Bounds(max_delay_s=0.2)) as batcher:
+    async with one_part(gate, batching=Batching(max_delay_s=0.2)) as batcher:
         await asyncio.gather(*(batcher.run("p", rows(i), later()) for i in range(3)))
         assert gate.batches == [("p", 3)]
         await asyncio.gather(*(batcher.run("p", rows(i), later()) for i in range(64)))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.batching import POLICIES, Bounds, Ran
+from swarm.batching import POLICIES, Batching, Ran
 from swarm.batching.jobs import Job
 from tests.batching.virtual import DEPTH, Server, whole
 
@@ -41,7 +41,7 @@ ASKED = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(asked=ASKED, max_batch=st.integers(1, 9))
 def test_each_row_goes_through_its_own_slices_exactly_once(policy: str, asked: list[Any], max_batch: int) -> None:
-    with server(policy, bounds=Bounds(max_batch=max_batch)) as served:
+    with server(policy, batching=Batching(max_batch=max_batch)) as served:
         at, jobs, cancelled = 0.0, [], set()
         for cut, pause, requester, rows, is_cancelled in asked:
             at += pause
@@ -104,7 +104,7 @@ def test_slices_choose_anew_after_each() -> None:
 @EVERY
 def test_nobody_starves_beside_a_stream_that_fills_every_batch(policy: str) -> None:
     """Two at the start of the depth for every one that a batch can take; one begins in the middle."""
-    with server(policy, bounds=Bounds(max_batch=4, max_waiting=1000)) as served:
+    with server(policy, batching=Batching(max_batch=4, max_waiting=1000)) as served:
         victim = None
         for i in range(300):
             served.ask(0, 0.5 * i)
@@ -117,7 +117,7 @@ def test_nobody_starves_beside_a_stream_that_fills_every_batch(policy: str) -> N
 
 @EVERY
 def test_requesters_take_turns(policy: str) -> None:
-    with server(policy, bounds=Bounds(max_batch=2)) as served:
+    with server(policy, batching=Batching(max_batch=2)) as served:
         greedy = [served.ask(0, 0.0, "greedy") for _ in range(20)]
         modest = served.ask(0, 0.0, "modest")
         ended = served.finish()
@@ -126,7 +126,7 @@ def test_requesters_take_turns(policy: str) -> None:
 
 @EVERY
 def test_the_urgent_go_first(policy: str) -> None:
-    with server(policy, bounds=Bounds(max_batch=1)) as served:
+    with server(policy, batching=Batching(max_batch=1)) as served:
         running = served.ask(0, 0.0, deadline=100)
         patient = [served.ask(0, 0.1, deadline=1000) for _ in range(5)]
         urgent = served.ask(0, 0.2, deadline=500)
@@ -138,7 +138,7 @@ def test_joining_answers_as_many_as_tails_and_more_where_cuts_differ() -> None:
     """What a call costs is shared by those of all cuts."""
     spans = {}
     for policy in POLICIES:
-        with server(policy, bounds=Bounds(max_batch=16)) as served:
+        with server(policy, batching=Batching(max_batch=16)) as served:
             for i in range(120):
                 served.ask(i % DEPTH, 0.2 * i)
             spans[policy] = max(at for at, _ in served.finish().values())

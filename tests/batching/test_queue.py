@@ -10,7 +10,7 @@ import pytest
 
 from swarm.batching.curve import Curve, size_of
 from swarm.batching.jobs import Job, Ran
-from swarm.batching.queue import Bounds, Queue
+from swarm.batching.queue import Batching, Queue
 from swarm.errors import DeadlineExceeded, Overloaded
 
 
@@ -41,7 +41,7 @@ def known(queue: Queue, row_s: float = 1.0, most: int = 1) -> None:
 
 
 def test_a_full_queue_refuses_and_says_when_to_ask_again(job: Jobs) -> None:
-    queue = Queue(Bounds(max_waiting=2), "attic-pi")
+    queue = Queue(Batching(max_waiting=2), "attic-pi")
     known(queue)
     for _ in range(2):
         queue.add(job(), 0.0)
@@ -52,7 +52,7 @@ def test_a_full_queue_refuses_and_says_when_to_ask_again(job: Jobs) -> None:
 
 
 def test_the_greediest_makes_room_for_another(job: Jobs) -> None:
-    queue = Queue(Bounds(max_waiting=4), "attic-pi")
+    queue = Queue(Batching(max_waiting=4), "attic-pi")
     greedy = [job("greedy", arrived=float(i)) for i in range(4)]
     for one in greedy:
         queue.add(one, 0.0)
@@ -66,7 +66,7 @@ def test_the_greediest_makes_room_for_another(job: Jobs) -> None:
 
 
 def test_who_could_not_be_answered_in_time_is_not_let_in(job: Jobs) -> None:
-    queue = Queue(Bounds(), "attic-pi")
+    queue = Queue(Batching(), "attic-pi")
     known(queue)
     for _ in range(5):
         queue.add(job(), 0.0)
@@ -77,7 +77,7 @@ def test_who_could_not_be_answered_in_time_is_not_let_in(job: Jobs) -> None:
 
 
 def test_nobody_waits_longer_than_the_bound(job: Jobs) -> None:
-    queue = Queue(Bounds(max_wait_s=2.5), "attic-pi")
+    queue = Queue(Batching(max_wait_s=2.5), "attic-pi")
     known(queue)
     for _ in range(3):
         queue.add(job(), 0.0)
@@ -86,14 +86,14 @@ def test_nobody_waits_longer_than_the_bound(job: Jobs) -> None:
 
 
 def test_before_anything_ran_everybody_is_let_in(job: Jobs) -> None:
-    queue = Queue(Bounds(max_wait_s=0.001), "attic-pi")
+    queue = Queue(Batching(max_wait_s=0.001), "attic-pi")
     for _ in range(10):
         queue.add(job(deadline=0.1), 0.0)
     assert len(queue) == 10
 
 
 def test_the_late_are_taken_out(job: Jobs) -> None:
-    queue = Queue(Bounds(), "attic-pi")
+    queue = Queue(Batching(), "attic-pi")
     late, patient = job(deadline=1.0), job(deadline=50.0)
     queue.add(late, 0.0)
     queue.add(patient, 0.0)
@@ -108,7 +108,7 @@ def test_the_late_are_taken_out(job: Jobs) -> None:
 
 
 def test_who_gives_up_leaves_no_work_behind(job: Jobs) -> None:
-    queue = Queue(Bounds(), "attic-pi")
+    queue = Queue(Batching(), "attic-pi")
     known(queue)
     one = job()
     queue.add(one, 0.0)
@@ -120,7 +120,7 @@ def test_who_gives_up_leaves_no_work_behind(job: Jobs) -> None:
 
 
 def test_rows_of_another_shape_stand_in_another_batch(job: Jobs) -> None:
-    queue = Queue(Bounds(max_batch=8), "attic-pi")
+    queue = Queue(Batching(max_batch=8), "attic-pi")
     for rows in (1, 1, 8):
         queue.curve("s").took(rows, 1.0)
     other = job()

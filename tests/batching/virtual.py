@@ -15,7 +15,7 @@ import numpy as np
 from swarm.batching.jobs import Batch, Job, Ran
 from swarm.batching.moving import advance
 from swarm.batching.policies import POLICIES
-from swarm.batching.queue import Bounds, Queue
+from swarm.batching.queue import Batching, Queue
 from swarm.errors import SwarmError
 from swarm.types import Array
 
@@ -34,7 +34,7 @@ class Server:
     `call_s + n · row_s` in each slice of a block."""
 
     policy: str = "joining"
-    bounds: Bounds = field(default_factory=lambda: Bounds(max_batch=8))
+    batching: Batching = field(default_factory=lambda: Batching(max_batch=8))
     call_s: float = 1.0
     row_s: float = 0.1
     cuts: Sequence[int] = tuple(range(DEPTH))
@@ -44,10 +44,10 @@ class Server:
         self.loop = asyncio.new_event_loop()
         self.now = 0.0
         self.chooses = POLICIES[self.policy]()
-        self.queue = Queue(self.bounds, "attic-pi")
+        self.queue = Queue(self.batching, "attic-pi")
         for name in self._all_names():
             curve = self.queue.curve(name)
-            curve.limit = lambda waiting: self.bounds.max_batch  # type: ignore[method-assign]
+            curve.limit = lambda waiting: self.batching.max_batch  # type: ignore[method-assign]
         self.batches: list[Batch] = []
         self.ended: dict[Job, tuple[float, Ran | SwarmError]] = {}
 
