@@ -11,7 +11,9 @@ import math
 import stat
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
+from threading import BoundedSemaphore, Lock
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,22 @@ from swarm.models.blueprint import PictureConfig
 Array = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
+Picture = str | Path | bytes | Image.Image
+"""A path, an encoded file, or a picture that is open."""
+
+SENT_FORMATS = ("JPEG", "PNG", "WEBP")
+"""Of encoded files that come as bytes, from whomever: each format is another reader that has to withstand them."""
+FILE_FORMATS = (*SENT_FORMATS, "BMP", "GIF", "PPM", "TIFF")
+"""Of files on this device's own disk."""
+MAX_SENT_PIXELS = 2**25
+"""Of an encoded file that comes as bytes: a few of them say that they are gigabytes. 8K is just below."""
+MAX_SCANS = 100
+
+_DECODING = BoundedSemaphore(2)
+"""Whole pictures that are in memory at once, however many threads ask."""
+_HEADERS = Lock()
+"""Warnings are turned into errors for the whole process, so by one thread at a time."""
+
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -35,26 +53,34 @@ _FILTERS = {
 }
 
 
-def load(inputs: Sequence[str | Path | Image.Image], config: PictureConfig) -> Pixels:
-    """Read, resize and crop pictures: `[B, C, H, W]` uint8. Raises `BadInput` that names the file which is at fault."""
+def load(inputs: Sequence[Picture], config: PictureConfig) -> Pixels:
+    """Read, resize and crop pictures: `[B, C, H, W]` uint8.
+
+    :param inputs: paths of files, encoded files as bytes, or PIL pictures.
+    :raises BadInput: it names the file which is at fault, or the place of the bytes among the others.
+    """
     if not inputs:
         raise BadInput("No picture was given.")
-    return np.stack([_prepare(item, config) for item in inputs])
+    return np.stack([_prepare(item, _name(item, place), config) for place, item in enumerate(inputs)])
 
 
 def top_labels(output: Array, labels: Sequence[str] | None, k: int = 5) -> list[list[tuple[str, float]]]:
     """For each row of logits `[B, classes]` the k likeliest with their softmax, best first; `class 17` if unnamed.
 
-    Rows are empty for an output of another shape. Raises `SwarmError` for one that is not finite.
+    Rows are empty for an output of another shape.
     """
     if output.ndim != 2:
         return [[] for _ in output]
-    if not np.isfinite(output).all():
+    return [_top(row, labels, k) for row in np.asarray(output, np.float64)]
+
+
+def check(output: Array) -> None:
+    """Raises `SwarmError` for logits `[B, classes]` that are not finite."""
+    if output.ndim == 2 and not np.isfinite(output).all():
         raise SwarmError(
             "The model's output is not a number: too large a value for the way it went, or broken weights; try a wider "
             "--wire, such as float32."
         )
-    return [_top(row, labels, k) for row in np.asarray(output, np.float64)]
 
 
 def _top(row: npt.NDArray[np.float64], labels: Sequence[str] | None, k: int) -> list[tuple[str, float]]:
@@ -64,31 +90,57 @@ def _top(row: npt.NDArray[np.float64], labels: Sequence[str] | None, k: int) -> 
     return [(labels[i] if labels is not None and i < len(labels) else f"class {i}", float(scores[i])) for i in best]
 
 
-def _prepare(item: str | Path | Image.Image, config: PictureConfig) -> Pixels:
+def _name(item: Picture, place: int) -> str:
+    return str(item) if isinstance(item, (str, Path)) else f"Picture {place + 1}"
+
+
+def _prepare(item: Picture, name: str, config: PictureConfig) -> Pixels:
     channels, height, width = config.input_size
-    picture = _opened(item, {1: "L", 3: "RGB"}.get(channels), channels)
-    cropped = _cropped(_resized(picture, (height, width), config), (height, width), config)
+    with _DECODING:
+        picture = _opened(item, name, {1: "L", 3: "RGB"}.get(channels), channels)
+        cropped = _cropped(_resized(picture, (height, width), config), (height, width), config)
     return np.asarray(cropped, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def _opened(item: str | Path | Image.Image, mode: str | None, channels: int) -> Image.Image:
+def _opened(item: Picture, name: str, mode: str | None, channels: int) -> Image.Image:
     if mode is None:
         raise BadInput(f"The model takes {channels} channels, which a picture file does not have; give it an array.")
     if isinstance(item, Image.Image):
         return item.convert(mode)
     try:
+        if isinstance(item, bytes):
+            return _decoded(BytesIO(item), name, SENT_FORMATS, MAX_SENT_PIXELS, mode)
         if not stat.S_ISREG(Path(item).stat().st_mode):  # opening a pipe would wait for a writer
-            raise BadInput(f"{item} is not a file.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(item) as picture:
-                return picture.convert(mode)
+            raise BadInput(f"{name} is not a file.")
+        return _decoded(item, name, FILE_FORMATS, Image.MAX_IMAGE_PIXELS or MAX_SENT_PIXELS, mode)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadInput(f"{item} has more pixels than a picture should; make it smaller and try again.") from error
+        raise BadInput(f"{name} has more pixels than a picture should; make it smaller and try again.") from error
     except FileNotFoundError as error:
-        raise BadInput(f"There is no picture {item}.") from error
+        raise BadInput(f"There is no picture {name}.") from error
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError) as error:
-        raise BadInput(f"{item} cannot be read as a picture: {error}.") from error
+        raise BadInput(f"{name} cannot be read as a picture: {error}.") from error
+
+
+def _decoded(file: str | Path | BytesIO, name: str, formats: tuple[str, ...], limit: int, mode: str) -> Image.Image:
+    """The header is read first: what it promises must be within bounds before any pixel is unpacked."""
+    with _HEADERS, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        picture = Image.open(file, formats=formats)
+    with picture:
+        if picture.width * picture.height > limit:
+            raise BadInput(
+                f"{name} has more pixels than a picture should, {picture.width} × {picture.height}; at most {limit} "
+                "are taken, so make it smaller and try again."
+            )
+        if isinstance(file, BytesIO) and _scans(file) > MAX_SCANS:
+            raise BadInput(f"{name} is a JPEG in more than {MAX_SCANS} passes; save it anew and try again.")
+        return picture.convert(mode)
+
+
+def _scans(file: BytesIO) -> int:
+    """In how many passes a JPEG refines itself: each costs as much as the whole picture, and takes few bytes."""
+    data = file.getvalue()
+    return data.count(b"\xff\xda") if data.startswith(b"\xff\xd8") else 0
 
 
 def _resized(picture: Image.Image, size: tuple[int, int], config: PictureConfig) -> Image.Image:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from swarm.cli import settings
-from swarm.cli.kinds import ADDRESSES, PATHS, PeerName, Seconds
+from swarm.cli.kinds import ADDRESSES, HTTP_DEFAULT, NAMES, PATHS, HttpAddress, PeerName, Seconds
 
 if TYPE_CHECKING:
     from swarm.peer import Peer
@@ -80,6 +80,32 @@ COMPUTE = _together(
         type=PATHS,
     ),
 )
+HTTP = _together(
+    _flag(
+        "--http",
+        f"Answer HTTP clients: the Open Inference Protocol v2; alone it is {HTTP_DEFAULT}.",
+        metavar="[HOST:PORT]",
+        type=HttpAddress(),
+        is_flag=False,
+        flag_value=HTTP_DEFAULT,
+    ),
+    _flag("--http-token", "What HTTP clients must send; better a file, or SWARM_HTTP_TOKEN.", metavar="TOKEN"),
+    _flag("--http-token-file", "File that holds that token.", metavar="FILE"),
+    _flag(
+        "--http-name",
+        "Another name that HTTP clients reach this device under; repeat for more.",
+        metavar="NAME",
+        multiple=True,
+        type=NAMES,
+    ),
+    _flag(
+        "--serve",
+        "Model to load at once for HTTP clients; repeat for more.",
+        metavar="MODEL",
+        multiple=True,
+        type=NAMES,
+    ),
+)
 OUTPUT = _together(
     _flag("--json", "Print JSON for programs.", is_flag=True, is_eager=True, callback=_use_json),
     _flag("--debug", "Show logs and tracebacks.", is_flag=True, is_eager=True, callback=_use_debug, expose_value=False),
@@ -113,18 +139,22 @@ def app(context: click.Context, version: bool) -> None:
 @_flag("--new", "Begin a swarm, though another one is here.", is_flag=True)
 @_flag("--new-identity", "Take a new key and id, for a device whose configuration was copied.", is_flag=True)
 @_flag("--memory", "Most bytes of models to hold in memory.", metavar="BYTES", type=click.IntRange(min=0))
-@_flag("--device", "Where parts run, such as cpu or cuda:0.", default="cpu")
+@_flag("--device", "Where parts run: auto is the best that is here; cpu, cuda, cuda:1, mps…", default="auto")
 @COMPUTE
+@HTTP
 @OUTPUT
 def join(name: str | None, code: str | None, new: bool, memory: int | None, json: bool, **common: Any) -> None:
     """Put this device in the swarm until Ctrl-C; the first one begins it, others need a code."""
     from swarm.cli import entry
+    from swarm.cli import http as gateway
     from swarm.cli import join as command
 
+    flags = ("http", "http_token", "http_token_file", "http_name", "serve")
     wish = entry.Wish(
         code=code,
         new=new,
         name=name,
+        http=gateway.asked(**{flag: common.pop(flag) for flag in flags}),
         **{flag: common[flag] for flag in ("secret_file", "open", "interface", "peer", "no_mdns", "forget")},
     )
 
@@ -265,7 +295,7 @@ def plan(model: str, json: bool, **more: Any) -> None:
 @app.command(short_help="Measure this device and its links.")
 @click.argument("timed", metavar="[MODEL]...", nargs=-1)
 @_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=3.0)
-@_flag("--device", "Where parts run, such as cpu or cuda:0.", default="cpu")
+@_flag("--device", "Where parts run: auto is the best that is here; cpu, cuda, cuda:1, mps…", default="auto")
 @NETWORK
 @TRUST
 @COMPUTE

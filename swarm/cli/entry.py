@@ -14,6 +14,7 @@ from typing import Any
 from swarm import entrance
 from swarm.accepting import accept
 from swarm.background import in_daemon_thread
+from swarm.cli.http import Http
 from swarm.cli.show import note, say
 from swarm.door import DEFAULT_PORT
 from swarm.entrance import Held
@@ -41,6 +42,7 @@ class Wish:
     peer: tuple[str, ...]
     no_mdns: bool
     forget: bool
+    http: Http | None = None
 
     @property
     def places(self) -> list[Address]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swarm.cli import loop
 from swarm.cli.entry import Wish, admit
+from swarm.cli.http import opened
 from swarm.cli.show import address, note, print_json, say, tell
 from swarm.identity import Keyring
 from swarm.peer import Peer
 from swarm.secret import Secret
 from swarm.types import PeerId, PeerState, View
+
+if TYPE_CHECKING:
+    from swarm.gateway import Gateway
 
 _WORDS = {
     PeerState.ALIVE: "is here",
@@ -32,6 +36,7 @@ async def _join(make: Callable[..., Peer], wish: Wish, as_json: bool) -> None:
     keyring = Keyring()
     admitted = await admit(wish, keyring)
     changes: dict[str, Any] = {"secret": admitted.secret, "peer": admitted.peers}
+    http = wish.http
     while True:
         fresh: asyncio.Future[tuple[Secret, str]] = asyncio.get_running_loop().create_future()
 
@@ -40,8 +45,9 @@ async def _join(make: Callable[..., Peer], wish: Wish, as_json: bool) -> None:
             if not fresh.done():
                 fresh.set_result((secret, name))
 
-        async with make(**changes, on_secret=keep if admitted.kept else None) as peer:
-            secret, name = await _live(peer, fresh, as_json)
+        async with make(**changes, on_secret=keep if admitted.kept else None) as peer, opened(peer, http) as gateway:
+            http = http.at(gateway.address) if http is not None and gateway is not None else None
+            secret, name = await _live(peer, gateway, fresh, as_json)
             changes |= {"secret": secret, "port": _port(peer), "new_identity": False}
         if as_json:
             print_json({"event": "rotated", "by": name})
@@ -49,14 +55,18 @@ async def _join(make: Callable[..., Peer], wish: Wish, as_json: bool) -> None:
             say(f"{name} changed the swarm's secret; this device comes back with the new one.")
 
 
-async def _live(peer: Peer, fresh: asyncio.Future[tuple[Secret, str]], as_json: bool) -> tuple[Secret, str]:
+async def _live(
+    peer: Peer, gateway: Gateway | None, fresh: asyncio.Future[tuple[Secret, str]], as_json: bool
+) -> tuple[Secret, str]:
     """Be there, until a new secret came."""
     me = peer.view().find(peer.id)
     assert me is not None
     if as_json:
-        print_json({"event": "ready", "name": me.name, "id": me.id, "address": address(me)})
+        http = {} if gateway is None else {"http": gateway.url}
+        print_json({"event": "ready", "name": me.name, "id": me.id, "address": address(me), **http})
     else:
-        tell(f"{me.name} is ready at {address(me)} ({me.id[:8]}). Ctrl-C leaves.")
+        http_too = "" if gateway is None else f" HTTP clients ask at {gateway.url}."
+        tell(f"{me.name} is ready at {address(me)} ({me.id[:8]}).{http_too} Ctrl-C leaves.")
     watching = asyncio.create_task(_watch(peer, as_json))
     try:
         return await fresh

@@ -10,6 +10,11 @@ from typing import Any
 
 import click
 
+from swarm.errors import BadInput
+from swarm.types import Address
+
+HTTP_DEFAULT = "127.0.0.1:8000"
+"""Where `--http` listens when nothing else is said."""
 MAX_NAME = 128
 MAX_SECONDS = 1e9
 
@@ -48,5 +53,28 @@ class PeerName(click.types.StringParamType):
         return value
 
 
-ADDRESSES = Several(r"[\s,]+")
+class HttpAddress(click.types.StringParamType):
+    """`HOST:PORT`, or one of the two; what is missing is the default's, and all of it for a switch's `1` or `on`."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, Address):
+            return value
+        host, _, port = HTTP_DEFAULT.partition(":")
+        if value.lower() in {"1", "true", "yes", "on"}:
+            return Address(host, int(port))
+        if value.isdecimal():
+            value = f"{host}:{value}"
+        elif value.startswith(":"):
+            value = f"{host}{value}"
+        elif ":" not in value or value.endswith("]"):
+            value = f"{value}:{port}"
+        try:
+            return Address.parse(value)
+        except BadInput as error:
+            self.fail(str(error), param, ctx)
+
+
+NAMES = ADDRESSES = Several(r"[\s,]+")
 PATHS = Several(re.escape(os.pathsep))

@@ -31,6 +31,8 @@ class Joined:
     name: str
     id: str
     address: str
+    http: str = ""
+    """Where its HTTP clients ask."""
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
@@ -50,7 +52,7 @@ def joined(
     try:
         ready = json.loads(line_of(process))
         assert ready["event"] == "ready"
-        yield Joined(process, ready["name"], ready["id"], ready["address"])
+        yield Joined(process, ready["name"], ready["id"], ready["address"], ready.get("http", ""))
     finally:
         if process.poll() is None:
             process.kill()

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import struct
 import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
+from threading import Lock
+from time import sleep
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +21,7 @@ from PIL import Image
 from swarm.errors import BadInput, SwarmError
 from swarm.models import Blueprint, PictureConfig
 from swarm.models.parts import Normaliser
-from swarm.models.pictures import Array, Pixels, load, top_labels
+from swarm.models.pictures import MAX_SCANS, SENT_FORMATS, Array, Pixels, check, load, top_labels
 from swarm.models.workshop import Interpreter
 
 SIZES = [(300, 200), (200, 301), (224, 224), (37, 53), (1000, 31), (259, 256)]
@@ -111,6 +118,73 @@ def test_a_decompression_bomb_is_not_opened(tmp_path: Path, monkeypatch: pytest.
             load([bomb], PictureConfig((3, 32, 32), MEAN, STD))
 
 
+def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    file = BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", SENT_FORMATS)
+def test_encoded_bytes_are_what_their_file_is(kind: str, tmp_path: Path) -> None:
+    config = PictureConfig((3, 32, 32), MEAN, STD)
+    path = tmp_path / "picture"
+    path.write_bytes(_encoded(_picture((60, 40)), kind))
+    np.testing.assert_array_equal(load([path.read_bytes()], config), load([path], config))
+
+
+def test_bytes_of_other_formats_are_refused_by_their_place() -> None:
+    config = PictureConfig((3, 32, 32), MEAN, STD)
+    good = _encoded(_picture((40, 30)), "PNG")
+    for bad in (_encoded(_picture((40, 30)), "TIFF"), good[: len(good) // 2], b"", b"GIF89a"):
+        with pytest.raises(BadInput, match="Picture 2 cannot be read"):
+            load([good, bad], config)
+
+
+def _claims(width: int, height: int) -> bytes:
+    """A tiny PNG whose header says that it is so large."""
+    small = bytearray(_encoded(Image.new("L", (8, 8)), "PNG"))
+    small[16:24] = struct.pack(">II", width, height)
+    small[29:33] = struct.pack(">I", zlib.crc32(small[12:29]))
+    return bytes(small)
+
+
+@pytest.mark.parametrize("size", [(8192, 4097), (16000, 16000), (60000, 60000)])
+def test_a_bomb_of_bytes_is_refused_by_its_header(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(BadInput, match="Picture 1 has more pixels"):
+        load([_claims(*size)], PictureConfig((3, 32, 32), MEAN, STD))
+
+
+def test_a_jpeg_of_endless_passes_is_refused() -> None:
+    good = _encoded(_picture((64, 64)), "JPEG", progressive=True)
+    config = PictureConfig((3, 32, 32), MEAN, STD)
+    assert load([good], config).shape == (1, 3, 32, 32)
+    scan = good[good.rindex(b"\xff\xda") : -2]
+    with pytest.raises(BadInput, match="passes"):
+        load([good[:-2] + scan * MAX_SCANS + good[-2:]], config)
+
+
+def test_only_so_many_pictures_are_unpacked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, most, lock, convert = 0, 0, Lock(), Image.Image.convert
+
+    def slow(self: Image.Image, *arguments: Any) -> Image.Image:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        sleep(0.02)
+        with lock:
+            busy -= 1
+        return convert(self, *arguments)
+
+    monkeypatch.setattr(Image.Image, "convert", slow)
+    picture, config = _encoded(_picture((40, 30)), "PNG"), PictureConfig((3, 32, 32), MEAN, STD)
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda _: load([picture], config), range(12)))
+    assert len(done) == 12
+    assert most == 2
+
+
 def test_labels_come_best_first() -> None:
     output = np.array([[0.0, 2.0, 1.0], [1000.0, 0.0, -1000.0]], np.float32)
     best, sure = top_labels(output, ["a", "b", "c"], k=2)
@@ -124,7 +198,7 @@ def test_labels_come_best_first() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_a_number_has_no_labels(value: float) -> None:
     with pytest.raises(SwarmError, match=r"not a number.*wider --wire"):
-        top_labels(np.array([[0.0, 1.0], [value, 0.0]], np.float32), None)
+        check(np.array([[0.0, 1.0], [value, 0.0]], np.float32))
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 3, 4), (2, 3, 4, 4)])
