@@ -29,10 +29,11 @@ from swarm.transport.keepalive import KeepAlive
 from swarm.transport.retirement import Retirement
 from swarm.transport.serving import Serving, failure
 from swarm.transport.terms import Terms
-from swarm.wire import MAX_TIMEOUT_S, Buffer, Decoder, Frame, Kind, encode
+from swarm.wire import JOINED_BYTES, MAX_TIMEOUT_S, Buffer, Decoder, Frame, Kind, encode
 
 logger = logging.getLogger(__name__)
 
+MOST_TOGETHER: Final = 32
 CLOSE_S: Final = 1.0
 """How long a closing channel may take to send what is in its buffer."""
 
@@ -80,6 +81,8 @@ class Channel(asyncio.BufferedProtocol):
         self._error: SwarmError | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
         self._unread = 0
+        self._together: list[Buffer] | None = None
+        """Small frames that wait for the end of this turn of the event loop; None before the first one has gone."""
         self._gate = Gate()
         self._asking = Asking(limits.asking, self.who)
         self._serving = Serving(self, service, limits, terms.allowance, self._gate, self._send)
@@ -305,9 +308,31 @@ class Channel(asyncio.BufferedProtocol):
         self.outlet(encode(frame))
 
     def _write(self, buffers: Sequence[Buffer]) -> None:
-        if self._mover is not None:
+        """The first small frame of a turn of the event loop goes at once, those that follow go together: each write
+        costs a record of TLS, a call of the system, and often a turn of the other side's loop."""
+        if self._mover is None:
+            return
+        if len(buffers) > 1 or len(buffers[0]) > JOINED_BYTES:
+            self._flush()
             for buffer in buffers:
                 self._mover.write(buffer)
+        elif self._together is None:
+            self._together = []
+            self._loop.call_soon(self._end_turn)
+            self._mover.write(buffers[0])
+        else:
+            self._together.append(buffers[0])
+            if len(self._together) >= MOST_TOGETHER:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._together and self._mover is not None:
+            self._mover.write(b"".join(self._together))
+            self._together = []
+
+    def _end_turn(self) -> None:
+        self._flush()
+        self._together = None
 
     async def _clear(self, method: str, timeout_s: float) -> float:
         """Wait until there is room to send; the seconds that are left then."""
@@ -352,6 +377,7 @@ class Channel(asyncio.BufferedProtocol):
         if self._mover is None:
             self._gone.set()
         else:
+            self._flush()
             self._mover.close()
             self._abort_timer = self._loop.call_later(CLOSE_S, self._mover.abort)
         for callback in self.on_close:
