@@ -43,7 +43,7 @@ class Answering:
         try:
             while True:
                 if not request.is_out:
-                    request.ask(await self.healer.routes.pick(deadline))
+                    request.ask(self.healer.routes.at_hand() or await self.healer.routes.pick(deadline))
                 outcome = await request.wait()
                 if outcome is not None:
                     return outcome, request.attempts
@@ -61,6 +61,8 @@ class _Request:
         self._deadline = deadline
         self._asked: dict[asyncio.Task[Outcome], Route] = {}
         self._looking: asyncio.Task[bool] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._woken = self._loop.create_future()
         self._is_late = False
         self._is_hedged = False
         self._failures = 0
@@ -73,13 +75,26 @@ class _Request:
         self.attempts += 1
         if not self._asked:
             self._is_late = False
-        self._asked[asyncio.create_task(route.ask(self._x, self._deadline))] = route
+        asked = self._loop.create_task(route.ask(self._x, self._deadline))
+        asked.add_done_callback(self._wake)
+        self._asked[asked] = route
+
+    def _wake(self, _asked: asyncio.Task[Outcome] | None = None) -> None:
+        if not self._woken.done():
+            self._woken.set_result(None)
 
     async def wait(self) -> Outcome | None:
         """Until something ends or it is late. None unless it is the answer; raises what no other plan can help."""
         route = next(iter(self._asked.values()))
         late_s = LOOK_S if self._is_late else route.patience_s(len(self._x))
-        done, _ = await asyncio.wait(self._asked, timeout=late_s, return_when=asyncio.FIRST_COMPLETED)
+        if not any(task.done() for task in self._asked):
+            self._woken = self._loop.create_future()
+            timer = self._loop.call_later(late_s, self._wake)
+            try:
+                await self._woken
+            finally:
+                timer.cancel()
+        done = [task for task in self._asked if task.done()]
         if not done:
             self._late(route, late_s)
         for task in done:

@@ -39,6 +39,7 @@ from swarm.requests import Outcome, Requests, out_of_time
 from swarm.transport import Call, Router
 from swarm.types import Array, PeerId
 from swarm.underway import Underway
+from swarm.way import Way
 from swarm.whereabouts import Whereabouts, Work
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ OVERHEAD_BYTES = 16 * 2**10
 class _Visit:
     """One request at one step of this peer, until the last receiver has what comes out."""
 
-    plan: Plan
+    way: Way
     step: Step
     request: int
     trace: tuple[StepTrace, ...]
@@ -95,7 +96,7 @@ class Dataflow:
         self._on_sent = on_sent
         self.metrics = metrics or Metrics()
         self.whereabouts = Whereabouts(exchange)
-        self._plans: dict[str, Plan] = {}
+        self._ways: dict[str, Way] = {}
         self._requests = Requests(self._cancel_everywhere)
         self._underway = Underway()
         self._tasks = asyncio.TaskGroup()
@@ -119,17 +120,17 @@ class Dataflow:
 
     def install(self, plan: Plan) -> None:
         """Take tensors of this plan (a fragment, or one's own whole plan) from now on."""
-        self._plans[plan.id] = plan
+        self._ways[plan.id] = Way(plan)
 
     def remove(self, plan_id: str) -> None:
         """Forget a plan; what still runs for it ends, and its requester hears of it."""
-        plan = self._plans.pop(plan_id, None)
+        way = self._ways.pop(plan_id, None)
         self._requests.closed(plan_id)
         for key in self._underway.of_plan(plan_id):
             self._underway.stop(key)
-            if plan is not None and plan.requester != self._me:
+            if way is not None and way.plan.requester != self._me:
                 fields = {"plan": plan_id, "request": key[1], **describe(_forgotten(self._name))}
-                self._spawn(self._tell, plan.requester, "failed", fields)
+                self._spawn(self._tell, way.plan.requester, "failed", fields)
 
     def lost(self, peer: PeerId, name: str) -> None:
         """A peer is gone: end every request that needs it, with a sentence."""
@@ -144,13 +145,14 @@ class Dataflow:
         :raises PeerLost: a peer of the plan went away.
         :raises SwarmError: whatever a step raised.
         """
-        edge = plan.outputs(INPUT)[0]
+        way = self._ways.get(plan.id) or Way(plan)
+        edge = way.outputs(INPUT)[0]
         check_input(plan, edge, x)
         with self._requests.open(plan, len(x)) as (request, answer):
             try:
                 async with asyncio.timeout(deadline - monotonic()):
                     if edge.receiver == self._me:
-                        self._arrived(plan, edge, request, x, (), 0.0, x.nbytes, deadline)
+                        self._arrived(way, edge, request, x, (), 0.0, x.nbytes, deadline)
                     else:
                         with self.whereabouts.at(plan.id, INPUT, len(x)) as work:
                             await self._send(plan, edge, request, x, (), deadline, work)
@@ -175,10 +177,10 @@ class Dataflow:
 
     # Every peer's side
 
-    def _admit(self, caller: Caller, fields: dict[str, Any], nbytes: int) -> tuple[Plan, Edge, Arrival]:
+    def _admit(self, caller: Caller, fields: dict[str, Any], nbytes: int) -> tuple[Way, Edge, Arrival]:
         """May these bytes come? Only on an edge of an installed plan, from its sender, in the size agreed."""
-        plan, edge, arrival = self._place(caller, fields)
-        rows = arrival.tensor.shape[0]
+        way, edge, arrival = self._place(caller, fields)
+        plan, rows = way.plan, arrival.tensor.shape[0]
         if not 1 <= rows <= plan.max_batch or arrival.tensor.shape[1:] != edge.tensor.shape:
             raise MalformedFrame(f"A tensor of shape {list(arrival.tensor.shape)} came where this plan has another.")
         if (arrival.tensor.wire, nbytes) != agreed(edge, arrival.tensor):
@@ -189,32 +191,32 @@ class Dataflow:
             raise Overloaded(
                 f"{self._name} holds as many tensors of this requester as it takes; try again in a second."
             )
-        return plan, edge, arrival
+        return way, edge, arrival
 
-    def _place(self, caller: Caller, fields: dict[str, Any]) -> tuple[Plan, Edge, Arrival]:
+    def _place(self, caller: Caller, fields: dict[str, Any]) -> tuple[Way, Edge, Arrival]:
         arrival = schema.unpack(Arrival, fields)
-        plan = self._plans.get(arrival.plan)
-        if plan is None:
+        way = self._ways.get(arrival.plan)
+        if way is None:
             raise _forgotten(self._name)
-        for edge in plan.edges:
-            ends = (edge.source, edge.target, edge.sender, edge.receiver)
-            if ends == (arrival.source, arrival.target, caller.remote.id, self._me):
-                return plan, edge, arrival
+        edge = way.edge(arrival.source, arrival.target, caller.remote.id, self._me)
+        if edge is not None:
+            return way, edge, arrival
         raise MalformedFrame(f"{caller.remote.name} sent a tensor along an edge that this plan does not give it.")
 
     def _tensor(self, caller: Caller, call: Call) -> None:
-        plan, edge, arrival = call.admitted or self._place(caller, call.fields)
-        if plan.id not in self._plans:
+        way, edge, arrival = call.admitted or self._place(caller, call.fields)
+        if way.plan.id not in self._ways:
             raise _forgotten(self._name)
-        x = tensors.decode(call.fields["tensor"], call.body)
+        head = arrival.tensor
+        x = tensors.restore(head.shape, head.dtype, head.wire, call.body)
         self.metrics.received_bytes += len(call.body)
         on_way_s = wire_s(caller, arrival)
         deadline = monotonic() + (call.remaining_s() or 0.0)
-        self._arrived(plan, edge, arrival.request, x, arrival.trace, on_way_s, len(call.body), deadline)
+        self._arrived(way, edge, arrival.request, x, arrival.trace, on_way_s, len(call.body), deadline)
 
     def _arrived(
         self,
-        plan: Plan,
+        way: Way,
         edge: Edge,
         request: int,
         x: Array,
@@ -223,22 +225,27 @@ class Dataflow:
         nbytes: int,
         deadline: float,
     ) -> None:
-        """A tensor is here, from another peer or from this one itself: its step begins at once."""
+        """A tensor is here, from another peer or from this one itself: its step begins at once. Raises `Overloaded`
+        where it cannot, which its sender hears in the place of an acknowledgement."""
+        plan = way.plan
         if edge.target == OUTPUT:
             self._requests.answered(plan, request, Outcome(x, trace, wire_s, nbytes))
             return
-        step = plan.step(edge.target)
+        step = way.step(edge.target)
         if step is None or self._closing:
             return
         ran = self._run(step.part, x, deadline, plan.requester)
+        if ran.done() and isinstance(refusal := ran.exception(), Overloaded):
+            self.metrics.fail(self.metrics.refused, step.part.model, refusal.code)
+            raise refusal
         work = self.whereabouts.begin(plan.id, step.id, len(x))
-        visit = _Visit(plan, step, request, trace, wire_s, nbytes, deadline, work)
+        visit = _Visit(way, step, request, trace, wire_s, nbytes, deadline, work)
         ran.add_done_callback(partial(self._ran, visit))
         self._underway.add((plan.id, request), ran, plan.requester, nbytes + OVERHEAD_BYTES)
 
     def _ran(self, visit: _Visit, future: asyncio.Future[Ran]) -> None:
         """A step is over: what came out goes on, straight into the next step where that is here as well."""
-        plan, step = visit.plan, visit.step
+        way, plan, step = visit.way, visit.way.plan, visit.step
         error = None if future.cancelled() else future.exception()
         if future.cancelled() or error is not None:
             self.whereabouts.end(plan.id, visit.work)
@@ -249,27 +256,33 @@ class Dataflow:
         self._count(step.part.model, ran, visit.wire_s)
         row = StepTrace(step.id, self._name, ran.queue_s, ran.compute_s, visit.wire_s, visit.nbytes)
         trace, x = (*visit.trace, row), ran.output
-        away = [edge for edge in plan.outputs(step.id) if edge.receiver != self._me]
-        for edge in plan.outputs(step.id):
+        away = [edge for edge in way.outputs(step.id) if edge.receiver != self._me]
+        for edge in way.outputs(step.id):
             if edge.receiver == self._me:
-                self._arrived(plan, edge, visit.request, x, trace, 0.0, x.nbytes, visit.deadline)
+                self._go_on(visit, edge, x, trace)
         if not away:
             self.whereabouts.end(plan.id, visit.work)
         elif (task := self._spawn(self._hand_on, visit, away, x, trace)) is not None:
             self._underway.add((plan.id, visit.request), task, plan.requester, visit.nbytes + OVERHEAD_BYTES)
 
+    def _go_on(self, visit: _Visit, edge: Edge, x: Array, trace: tuple[StepTrace, ...]) -> None:
+        try:
+            self._arrived(visit.way, edge, visit.request, x, trace, 0.0, x.nbytes, visit.deadline)
+        except Overloaded as refusal:
+            self._report(visit, refusal)
+
     async def _hand_on(self, visit: _Visit, edges: Sequence[Edge], x: Array, trace: tuple[StepTrace, ...]) -> None:
         try:
             for edge in edges:
-                await self._send(visit.plan, edge, visit.request, x, trace, visit.deadline, visit.work)
+                await self._send(visit.way.plan, edge, visit.request, x, trace, visit.deadline, visit.work)
         except SwarmError as error:
             self._report(visit, error)
         finally:
-            self.whereabouts.end(visit.plan.id, visit.work)
+            self.whereabouts.end(visit.way.plan.id, visit.work)
 
     def _report(self, visit: _Visit, error: SwarmError) -> None:
         """The requester hears why its request cannot go on."""
-        plan = visit.plan
+        plan = visit.way.plan
         self.metrics.fail(self.metrics.refused, visit.step.part.model, error.code)
         if plan.requester == self._me:
             self._requests.failed(self._me, plan.id, visit.request, error)
@@ -327,8 +340,8 @@ class Dataflow:
 
     def _cancel(self, caller: Caller, call: Call) -> None:
         wish = schema.unpack(Cancellation, call.fields)
-        plan = self._plans.get(wish.plan)
-        if plan is not None and plan.requester == caller.remote.id:
+        way = self._ways.get(wish.plan)
+        if way is not None and way.plan.requester == caller.remote.id:
             self._underway.stop((wish.plan, wish.request))
 
     def _spawn(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> asyncio.Task[None] | None:

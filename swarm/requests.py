@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from swarm.errors import DeadlineExceeded, MalformedFrame, PeerLost, SwarmError
+from swarm.errors import DeadlineExceeded, MalformedFrame, Overloaded, PeerLost, SwarmError
 from swarm.plan import Plan, StepTrace
 from swarm.types import Array, PeerId
 
@@ -46,11 +46,16 @@ class Requests:
         number = next(self._numbers)
         pending = Pending(plan, rows, asyncio.get_running_loop().create_future())
         self._pending[plan.id, number] = pending
+        is_refused = False
         try:
             yield number, pending.answer
+        except Overloaded:
+            is_refused = True
+            raise
         finally:
             del self._pending[plan.id, number]
-            if not pending.answer.done() or pending.answer.cancelled() or pending.answer.exception() is not None:
+            answer, is_nowhere = pending.answer, is_refused and len(plan.steps) == 1
+            if not is_nowhere and (not answer.done() or answer.cancelled() or answer.exception() is not None):
                 self._cancel(plan, number)
 
     def expect(self, plan: Plan, number: int, rows: int) -> None:

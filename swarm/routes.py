@@ -65,8 +65,12 @@ class Routes:
         return route in self._used and route.broken is None
 
     def at_hand(self, avoid: Sequence[Route] = ()) -> Route | None:
-        """The best one that is whole."""
-        return next((route for route in self._used if route.broken is None and route not in avoid), None)
+        """The best one that is whole; none any more when the session is over."""
+        if self._over is None:
+            for route in self._used:
+                if route.broken is None and route not in avoid:
+                    return route
+        return None
 
     async def pick(self, deadline: float) -> Route:
         """A route that is whole. Waits for one to be mended, until the deadline, or a while after that has failed.

@@ -72,18 +72,23 @@ def decode(fields: Mapping[str, Any], body: Buffer) -> Array:
     Fields beyond the tensor's own are ignored. Raises `MalformedFrame` when shape, dtypes and body do not fit together.
     """
     header = unpack(_Header, dict(fields))
-    if header.dtype not in _LITTLE:
-        raise MalformedFrame(f"A tensor of dtype '{header.dtype}' cannot be received.")
-    if header.wire not in (WIRE_DTYPES if header.dtype == "float32" else (header.dtype,)):
-        raise MalformedFrame(f"A {header.dtype} tensor cannot travel as '{header.wire}'.")
+    return restore(header.shape, header.dtype, header.wire, body)
+
+
+def restore(shape: tuple[int, ...], dtype: str, wire: str, body: Buffer) -> Array:
+    """`decode`, for whom the fields have been read already."""
+    if dtype not in _LITTLE:
+        raise MalformedFrame(f"A tensor of dtype '{dtype}' cannot be received.")
+    if wire not in (WIRE_DTYPES if dtype == "float32" else (dtype,)):
+        raise MalformedFrame(f"A {dtype} tensor cannot travel as '{wire}'.")
     raw = memoryview(body)
-    expected = _body_bytes(header.shape, header.dtype, header.wire)
+    expected = _body_bytes(shape, dtype, wire)
     if raw.nbytes != expected:
-        raise MalformedFrame(f"A tensor of shape {list(header.shape)} has {raw.nbytes} bytes instead of {expected}.")
+        raise MalformedFrame(f"A tensor of shape {list(shape)} has {raw.nbytes} bytes instead of {expected}.")
     try:
-        return _unpack(raw, header)
+        return _unpack(raw, shape, dtype, wire)
     except ValueError as error:  # numpy has limits of its own on shapes without elements
-        raise MalformedFrame(f"A tensor cannot have the shape {list(header.shape)}: {error}.") from error
+        raise MalformedFrame(f"A tensor cannot have the shape {list(shape)}: {error}.") from error
 
 
 def _travels_as(dtype: str, wire: str) -> str:
@@ -114,16 +119,16 @@ def _pack(array: Array, dtype: str, wire: str) -> Buffer:
     return b"".join((_raw(scales), _raw(quantized)))
 
 
-def _unpack(raw: memoryview, header: _Header) -> Array:
-    if header.wire == header.dtype:
-        flat: Array = np.frombuffer(raw, _LITTLE[header.dtype])
-    elif header.wire == "float16":
+def _unpack(raw: memoryview, shape: tuple[int, ...], dtype: str, wire: str) -> Array:
+    if wire == dtype:
+        flat: Array = np.frombuffer(raw, _LITTLE[dtype])
+    elif wire == "float16":
         flat = np.frombuffer(raw, "<f2").astype(np.float32)
-    elif header.wire == "bfloat16":
+    elif wire == "bfloat16":
         flat = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
     else:
-        return _from_int8(raw, header.shape)
-    return flat.reshape(header.shape)
+        return _from_int8(raw, shape)
+    return flat.reshape(shape)
 
 
 def _raw(array: Array) -> Buffer:

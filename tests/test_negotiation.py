@@ -139,7 +139,7 @@ async def test_a_lease_lapses_unless_it_is_renewed(tmp_path: Path) -> None:
             await renew(me.exchange, kept, 1)
             await asyncio.sleep(0.1)
         assert list(ant.host._leases) == ["kept"]
-        assert list(ant.dataflow._plans) == ["kept"]
+        assert list(ant.dataflow._ways) == ["kept"]
 
 
 async def test_a_released_part_stays_warm_until_its_room_is_needed(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ async def test_a_lost_requester_leaves_nothing_behind(tmp_path: Path) -> None:
         await agree(me, chain_of(me, ant), ant)
         ant.host.lost(me.id)
         assert not ant.host._leases
-        assert not ant.dataflow._plans
+        assert not ant.dataflow._ways
         with pytest.raises(SwarmError, match="no lease"):
             await me.exchange.request(ant.id, "commit", {"plan": "plan"}, timeout_s=5)
 

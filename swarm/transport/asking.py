@@ -14,6 +14,7 @@ from swarm.errors import DeadlineExceeded, FrameTooLarge, MalformedFrame, Overlo
 from swarm.transport.base import Reply
 from swarm.wire import MAX_TIMEOUT_S, Frame
 
+MAX_RETRY_S: Final = 3600.0
 _SWEEP_EARLY_S: Final = 0.001
 """Event loops count milliseconds: a timer may come this much before its time."""
 
@@ -132,4 +133,8 @@ def reported(frame: Frame) -> SwarmError:
     code, sentence = frame.fields.get("code"), frame.fields.get("sentence")
     if not isinstance(code, str) or not isinstance(sentence, str):
         raise MalformedFrame("A failure was reported without a code and a sentence.")
-    return from_code(code, sentence)
+    error = from_code(code, sentence)
+    retry_s = frame.fields.get("retry_after_s")
+    if isinstance(error, Overloaded) and isinstance(retry_s, float) and 0 <= retry_s <= MAX_RETRY_S:
+        error.retry_after_s = retry_s
+    return error

@@ -192,7 +192,10 @@ class Serving:
 
 def failure(number: int, error: SwarmError) -> Frame:
     """The frame that tells the other side of an error; number 0 speaks of the whole connection."""
-    return Frame(Kind.FAILURE, number, "", {"code": error.code, "sentence": str(error)[:MAX_SENTENCE]})
+    fields: dict[str, Any] = {"code": error.code, "sentence": str(error)[:MAX_SENTENCE]}
+    if isinstance(error, Overloaded):
+        fields["retry_after_s"] = error.retry_after_s
+    return Frame(Kind.FAILURE, number, "", fields)
 
 
 def _too_late(frame: Frame) -> SwarmError:
