@@ -2,31 +2,44 @@
 
 Sizes are powers of two: a batch of 5 counts as one of 8. The *limit* is the smallest size whose seconds a row are
 within `ENOUGH` of the best known: beyond it a batch gets longer and serves nobody better. It climbs by doubling for as
-long as that pays, and now and then tries the double again, because one measurement may have met a busy machine.
+long as that pays. A busy machine makes some runs longer and none shorter, so sizes are compared by the shortest of
+their last runs, of which each needs a few, and the double is tried again now and then. What a run will take is
+foreseen from their mean.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
 from typing import Final
 
 ENOUGH: Final = 1.04
 LEAST_SHARE: Final = 0.1
-"""How much the newest batch counts, once there were many."""
+"""How much the newest batch counts for the mean, once there were many."""
+LAST: Final = 8
+"""Runs of which the shortest counts."""
+FEW: Final = 3
+"""Runs that a size needs before it can be judged."""
 TRY_AGAIN: Final = 64
 """Batches at the limit before the double is tried once more."""
 
 
-@dataclass(slots=True)
 class _Size:
-    row_s: float
-    runs: int = 1
+    """What batches of one size took."""
+
+    __slots__ = ("_last", "best_s", "row_s", "runs")
+
+    def __init__(self, row_s: float) -> None:
+        self.row_s = self.best_s = row_s
+        self.runs = 1
+        self._last = deque([row_s], LAST)
 
     def took(self, row_s: float) -> None:
         """The first run may have been the part's first at all: of two, the shorter one counts."""
         self.runs += 1
+        self._last.append(row_s)
+        self.best_s = min(self._last)
         if self.runs == 2:
-            self.row_s = min(self.row_s, row_s)
+            self.row_s = self.best_s
         else:
             self.row_s += (row_s - self.row_s) * max(LEAST_SHARE, 1 / self.runs)
 
@@ -56,10 +69,11 @@ class Curve:
     def limit(self, waiting: int) -> int:
         """The most rows that the next batch should have, when so many could be in it."""
         double = min(self._most, 2 * self._limit)
-        is_due = double not in self._sizes or self._since_try >= TRY_AGAIN
-        if waiting > self._limit and self._limit in self._sizes and is_due:
-            return double
-        return self._limit
+        is_due = not self._knows(double) or self._since_try >= TRY_AGAIN
+        return double if waiting > self._limit and self._knows(self._limit) and is_due else self._limit
+
+    def _knows(self, size: int) -> bool:
+        return size in self._sizes and self._sizes[size].runs >= FEW
 
     def work_s(self, rows: int) -> float:
         """Seconds that so many rows need, in batches up to the limit; 0 while nothing is known."""
@@ -77,9 +91,11 @@ class Curve:
         return self._sizes[nearest].row_s
 
     def _best(self) -> int:
-        sizes = sorted(size for size in self._sizes if size <= self._most) or [1]
-        best = min(self._sizes[size].row_s for size in sizes) if self._sizes.keys() & set(sizes) else 0.0
-        return next((size for size in sizes if self._sizes[size].row_s <= ENOUGH * best), sizes[-1])
+        sizes = sorted(size for size in self._sizes if size <= self._most and self._knows(size))
+        if not sizes:
+            return min(1, self._most)
+        best = min(self._sizes[size].best_s for size in sizes)
+        return next(size for size in sizes if self._sizes[size].best_s <= ENOUGH * best)
 
 
 def size_of(rows: int) -> int:

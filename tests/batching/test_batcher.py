@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -36,7 +39,7 @@ def one_part(gate: Gate, **options: Any) -> Batcher:
     """Parts by any name, each in one slice; the curves are told that bigger batches are better."""
     batcher = Batcher(lambda part: (part,), lambda part: Plain(lambda x: gate(part, x)), **options)
     for part in ("p", "q", "broken"):
-        for size in (1, 1, 2, 2, 64, 64):
+        for size in (1, 2, 64) * 3:
             batcher._queue.curve(part).took(size, 1e-6)
     return batcher
 
@@ -143,7 +146,7 @@ async def test_only_whoever_spoils_a_batch_hears_of_it(caplog: pytest.LogCapture
         return y
 
     async with Batcher(lambda part: (part,), lambda part: Plain(spoiled), owner="attic-pi") as batcher:
-        for size in (1, 1, 64, 64):
+        for size in (1, 64) * 3:
             batcher._queue.curve("p").took(size, 1e-6)
         first = batcher.run("p", rows(0), later())
         await asyncio.sleep(0.05)
@@ -195,3 +198,30 @@ async def test_a_queue_that_breaks_keeps_nobody_waiting(caplog: pytest.LogCaptur
             await batcher.run("p", rows(0), later())
         assert broken is not None
         assert (await batcher.run("p", rows(1), later())).output.tolist() == [[2]]
+
+
+def test_a_process_that_ends_waits_for_the_batch_that_runs(tmp_path: Path) -> None:
+    """Native code that finds no interpreter any more takes the process down with an abort."""
+    program = f"""
+import asyncio, time
+from pathlib import Path
+import numpy as np
+from swarm.batching import Batcher, Plain
+
+def slow(x):
+    Path({str(tmp_path / "began")!r}).touch()
+    time.sleep(0.5)
+    Path({str(tmp_path / "ended")!r}).touch()
+    return x
+
+async def main():
+    async with Batcher(lambda part: (part,), lambda part: Plain(slow)) as batcher:
+        batcher.run("p", np.zeros((1, 1)), time.monotonic() + 9).add_done_callback(lambda done: done.exception())
+        while not Path({str(tmp_path / "began")!r}).exists():
+            await asyncio.sleep(0.01)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "ended").exists()

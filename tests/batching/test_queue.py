@@ -121,7 +121,7 @@ def test_who_gives_up_leaves_no_work_behind(job: Jobs) -> None:
 
 def test_rows_of_another_shape_stand_in_another_batch(job: Jobs) -> None:
     queue = Queue(Batching(max_batch=8), "attic-pi")
-    for rows in (1, 1, 8):
+    for rows in (1, 8) * 3:
         queue.curve("s").took(rows, 1.0)
     other = job()
     other.x = np.zeros((1, 2))
@@ -139,8 +139,8 @@ def run(curve: Curve, seconds: dict[int, float], batches: int) -> int:
 
 
 def test_a_batch_grows_while_that_pays() -> None:
-    assert run(Curve(64), {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 20) == 64
-    assert run(Curve(16), {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 20) == 16
+    assert run(Curve(64), {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 30) == 64
+    assert run(Curve(16), {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 30) == 16
 
 
 def test_a_batch_stays_small_where_it_gains_nothing() -> None:
@@ -155,8 +155,9 @@ def test_the_best_size_may_lie_in_the_middle() -> None:
 
 def test_a_measurement_that_met_a_busy_machine_is_made_again() -> None:
     curve = Curve(64)
-    for rows, seconds in ((1, 1.0), (1, 1.0), (2, 9.0)):
-        curve.took(rows, seconds)
+    for rows, seconds in ((1, 1.0), (2, 9.0)):
+        for _ in range(3):
+            curve.took(rows, seconds)
     assert curve.limit(2) == 1
     assert run(curve, {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 200) == 64
 
@@ -164,7 +165,7 @@ def test_a_measurement_that_met_a_busy_machine_is_made_again() -> None:
 def test_work_is_foreseen_from_the_nearest_known_size() -> None:
     curve = Curve(64)
     assert curve.work_s(5) == 0
-    run(curve, {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 20)
+    run(curve, {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 30)
     assert curve.work_s(2) == pytest.approx(1.2)
     assert curve.work_s(64) == pytest.approx(7.4)
     assert curve.work_s(128) == pytest.approx(14.8)
