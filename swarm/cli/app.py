@@ -14,6 +14,7 @@ from swarm.cli import settings
 from swarm.cli.kinds import ADDRESSES, HTTP_DEFAULT, NAMES, PATHS, HttpAddress, PeerName, Seconds
 
 if TYPE_CHECKING:
+    from swarm.batching import Batching
     from swarm.peer import Peer
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -106,6 +107,19 @@ HTTP = _together(
         type=NAMES,
     ),
 )
+BATCHING = _together(
+    _flag(
+        "--batching",
+        "How requests that were cut at different places share batches: joining, slices or tails.",
+        type=click.Choice(["joining", "slices", "tails"]),
+        default="joining",
+    ),
+    _flag("--max-batch", "Most samples in one batch.", type=click.IntRange(1, 1024), default=64),
+    _flag("--max-waiting", "Requests that may wait; others are refused.", type=click.IntRange(1, 65536), default=256),
+    _flag("--max-wait", "Longest that a request may have to wait, in seconds.", type=Seconds(), default=30.0),
+    _flag("--max-delay", "Seconds that an idle device waits for company for a request.", type=Seconds(), default=0.0),
+)
+BATCHING_FLAGS = ("batching", "max_batch", "max_waiting", "max_wait", "max_delay")
 OUTPUT = _together(
     _flag("--json", "Print JSON for programs.", is_flag=True, is_eager=True, callback=_use_json),
     _flag("--debug", "Show logs and tracebacks.", is_flag=True, is_eager=True, callback=_use_debug, expose_value=False),
@@ -141,6 +155,7 @@ def app(context: click.Context, version: bool) -> None:
 @_flag("--memory", "Most bytes of models to hold in memory.", metavar="BYTES", type=click.IntRange(min=0))
 @_flag("--device", "Where parts run: auto is the best that is here; cpu, cuda, cuda:1, mps…", default="auto")
 @COMPUTE
+@BATCHING
 @HTTP
 @OUTPUT
 def join(name: str | None, code: str | None, new: bool, memory: int | None, json: bool, **common: Any) -> None:
@@ -158,8 +173,10 @@ def join(name: str | None, code: str | None, new: bool, memory: int | None, json
         **{flag: common[flag] for flag in ("secret_file", "open", "interface", "peer", "no_mdns", "forget")},
     )
 
+    batching = _batching(**{flag: common.pop(flag) for flag in BATCHING_FLAGS})
+
     def make(**changes: Any) -> Peer:
-        return _peer(name, memory_bytes=memory, **(common | changes))
+        return _peer(name, memory_bytes=memory, batching=batching, **(common | changes))
 
     command.run(make, wish, as_json=json)
 
@@ -320,6 +337,12 @@ def demo(json: bool) -> None:
 def _client(**common: Any) -> Peer:
     """A peer that only asks."""
     return _peer(f"client-{secrets.token_hex(2)}", port=0, client=True, **common)
+
+
+def _batching(batching: str, max_batch: int, max_waiting: int, max_wait: float, max_delay: float) -> Batching:
+    from swarm.batching import Batching
+
+    return Batching(batching, max_batch, max_waiting, max_wait, max_delay)
 
 
 def _peer(
