@@ -13,6 +13,8 @@ from collections import deque
 from typing import Final
 
 ENOUGH: Final = 1.04
+CHEAP: Final = 1.12
+"""How much longer a row may take in half a batch than in a whole one, so that halves are worth it."""
 LEAST_SHARE: Final = 0.1
 """How much the newest batch counts for the mean, once there were many."""
 LAST: Final = 8
@@ -74,6 +76,13 @@ class Curve:
 
     def _knows(self, size: int) -> bool:
         return size in self._sizes and self._sizes[size].runs >= FEW
+
+    def share(self, rows: int) -> int:
+        """How many of all the rows that are there to take at once. If all go, nobody waits when they are through, and
+        the worker idles until callers have come back; two halves take turns with their callers' own work."""
+        half = (rows + 1) // 2
+        whole_s, half_s = self.run_s(rows), self.run_s(half)
+        return half if whole_s and half_s and half_s / half <= CHEAP * whole_s / rows else rows
 
     def work_s(self, rows: int) -> float:
         """Seconds that so many rows need, in batches up to the limit; 0 while nothing is known."""

@@ -186,7 +186,10 @@ class Queue:
         """Groups that wait at a slice and join `company` there, as many as fit; they are out of the queue then."""
         here = self.waiting.get(name, [])
         rows = sum(group.rows for group in company)
-        limit = self.curve(name).limit(rows + sum(group.rows for group in here))
+        curve, there = self.curve(name), rows + sum(group.rows for group in here)
+        limit = curve.limit(there)
+        if not company and there <= limit:
+            limit = curve.share(there)
         aboard = list(company)
         for group in self.in_order(here):
             if (not aboard or (aboard[0].fits(group) and rows + group.rows <= limit)) and self._runs(group):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -47,6 +48,6 @@ def refused(status: int, sentence: str, headers: Mapping[str, str] | None = None
 def failed(error: SwarmError) -> Reply:
     """An error of the swarm as the status that clients know how to treat."""
     if isinstance(error, Overloaded):
-        return refused(503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
+        return refused(503, str(error), {"Retry-After": str(max(RETRY_AFTER_S, ceil(error.retry_after_s)))})
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
     return refused(status, str(error))

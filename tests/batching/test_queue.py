@@ -169,3 +169,24 @@ def test_work_is_foreseen_from_the_nearest_known_size() -> None:
     assert curve.work_s(2) == pytest.approx(1.2)
     assert curve.work_s(64) == pytest.approx(7.4)
     assert curve.work_s(128) == pytest.approx(14.8)
+
+
+def test_half_of_all_is_taken_where_a_row_costs_about_the_same() -> None:
+    curve = Curve(64)
+    assert curve.share(10) == 10
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        for _ in range(3):
+            curve.took(size, 1.0 + 0.2 * size)
+    assert curve.share(64) == 32, "6.9 % more for a row"
+    assert curve.share(63) == 32
+    assert curve.share(8) == 8, "38 % more"
+
+
+def test_the_worker_is_left_something_to_go_on_with(job: Jobs) -> None:
+    queue = Queue(Batching(), "attic-pi")
+    for size in (8, 16) * 3:
+        queue.curve("s").took(size, 0.1 * size)
+    for _ in range(16):
+        queue.add(job(), 0.0)
+    assert len(queue.board("s", [])) == 8
+    assert len(queue) == 8
