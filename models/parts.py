@@ -9,6 +9,7 @@ works in place begins with a copy. Imports torch and nothing else of weight.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import fx
 
 from swarm.errors import BadInput
 from swarm.models.blueprint import PictureConfig
+from swarm.models.devices import synchronize
 from swarm.models.native import Region, without_python
 from swarm.plan import Part
 from swarm.types import TensorSpec
@@ -79,17 +81,20 @@ class RunnablePart:
         for piece in pieces:
             self._check(piece)
         with torch.inference_mode():
-            dtype = pieces[0].dtype
-            if len(pieces) > 1 and isinstance(dtype, np.dtype) and all(piece.dtype == dtype for piece in pieces):
-                return self._placed(pieces)
-            placed = [piece if isinstance(piece, torch.Tensor) else self._placed([piece]) for piece in pieces]
+            placed: list[torch.Tensor] = []
+            for _, run in groupby(pieces, key=lambda piece: str(piece.dtype)):
+                alike: list[Any] = list(run)
+                placed += alike if isinstance(alike[0], torch.Tensor) else [self._placed(alike)]
             return placed[0] if len(placed) == 1 else torch.cat(placed)
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         """What `enter` gave, or the part before, through this part. `x` is not changed, the result is fresh memory."""
         with torch.inference_mode():
             result = self._region(x)
-            return result.clone() if _share_memory(result, x) else result
+            result = result.clone() if _share_memory(result, x) else result
+        if not self._is_cpu:
+            synchronize(self.device)  # whoever times it must not time its launch
+        return result
 
     def leave(self, x: torch.Tensor) -> Array:
         """A result of `run`, or rows of it, as float32, C-contiguous.

@@ -114,7 +114,7 @@ class Holdings:
             done.set_exception(PlanGone(f"{self._name} does not hold {part.name} any more; load the model again."))
             return done
         held.last_used_s = monotonic()
-        return self.batcher.run(part.key, x, deadline, requester)
+        return self.batcher.run(part.key, x, deadline, requester, part.anatomy)
 
     async def load(
         self,

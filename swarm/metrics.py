@@ -1,4 +1,5 @@
-"""What a peer has done, counted, for `/metrics` and for whoever looks. Pure; used in the event loop only.
+"""What a peer has done, counted, for `/metrics` and for whoever looks. Pure; each count has one writer, the event loop
+or the worker thread.
 
 A histogram counts values up to each of its bounds, as Prometheus does: https://prometheus.io/docs/concepts/metric_types/
 """
@@ -63,7 +64,7 @@ class Metrics:
         self.wire_s = Family(SECONDS)
         """The same steps: seconds that the input was on its way."""
         self.batch_rows = Family(ROWS)
-        """Batches run here: samples in each."""
+        """Batches run here: samples in each. Written in the worker thread."""
         self.refused = Counter[tuple[str, str]]()
         """Steps that failed or were refused here, by model and error code."""
         self.sent_bytes = 0

@@ -63,7 +63,7 @@ async def test_clients_with_different_cuts_share_batches_on_one_copy(tmp_path: P
         assert ends == [("a", "b"), ("a", OUTPUT), ("b", "c"), ("b", OUTPUT), ("c", OUTPUT)], "some were whole at first"
         for key in ant.holdings._slices:  # as if it were known that large batches pay
             for rows in (1, 64) * 3:
-                ant.holdings.batcher._queue.curve(key).took(rows, 1e-6)
+                ant.holdings.batcher._queue.curves(PROFILE.digest).took(key, rows, 1e-6)
         ran: list[tuple[str, str]] = []
         began = threading.Event()
         go = threading.Event()

@@ -94,6 +94,8 @@ class Batcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_closed = True
+        if self._delayed is not None:
+            self._delayed.cancel()
         self._worker.stop()
         gone = self._gone()
         _fail(list(self._unanswered), gone)
@@ -103,8 +105,12 @@ class Batcher:
 
     # Callers, in the event loop
 
-    def run(self, part: str, x: Array, deadline: float, requester: str = "") -> asyncio.Future[Ran]:
+    def run(
+        self, part: str, x: Array, deadline: float, requester: str = "", model: str | None = None
+    ) -> asyncio.Future[Ran]:
         """Begin to run `part` on `x` `[B, ...]`. When the future is cancelled, rows that still wait are dropped.
+
+        Parts of one `model` may share slices; without a name a part is a model by itself.
 
         It raises `Overloaded` when too much waits already or the deadline cannot be met, `DeadlineExceeded` when that
         passed before its turn, `PeerLost` when this peer leaves.
@@ -115,7 +121,7 @@ class Batcher:
             return done
         now = monotonic()
         try:
-            job = Job(part, requester, x, deadline, now, done, self._slices_of(part))
+            job = Job(part, model or part, requester, x, deadline, now, done, self._slices_of(part))
             with self._lock:
                 evicted = self._queue.add(job, now)
                 is_idle, self._is_working = not self._is_working, True
@@ -200,7 +206,7 @@ class Batcher:
         self.busy_s += ended - began
         self._ran_one(batch.slice, batch.rows, ended - began)
         with self._lock:
-            self._queue.curve(batch.slice).took(batch.rows, ended - began)
+            self._queue.curves(batch.jobs[0].model).took(batch.slice, batch.rows, ended - began)
             self._queue.passed(batch.slice, batch.rows)
             self.policy.on_their_way(self._queue, going)
             for job, ran in finished:

@@ -1,15 +1,19 @@
-"""How long a slice takes for a batch of a size, learned from the batches that ran; and from that the best size. Pure.
+"""How long slices take for a batch of a size, learned from the batches that ran; and from that the best size. Pure.
 
 Sizes are powers of two: a batch of 5 counts as one of 8. The *limit* is the smallest size whose seconds a row are
 within `ENOUGH` of the best known: beyond it a batch gets longer and serves nobody better. It climbs by doubling for as
 long as that pays. A busy machine makes some runs longer and none shorter, so sizes are compared by the shortest of
 their last runs, of which each needs a few, and the double is tried again now and then. What a run will take is
 foreseen from their mean.
+
+All slices of one model have one limit, by their sum: if each had its own, a batch that is full where it begins would
+pass everybody at a slice that thinks less of large batches.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 ENOUGH: Final = 1.04
@@ -23,6 +27,8 @@ FEW: Final = 3
 """Runs that a size needs before it can be judged."""
 TRY_AGAIN: Final = 64
 """Batches at the limit before the double is tried once more."""
+FORGOTTEN: Final = 512
+"""After so many runs of others a slice has no say: the model is sliced in another way now."""
 
 
 class _Size:
@@ -50,10 +56,8 @@ class Curve:
     """Of one slice on one device; `most` is the largest batch."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
         self._sizes: dict[int, _Size] = {}
-        self._limit = 1
-        self._since_try = 0
+        self._powers = size_of(most).bit_length()
         self._nearest_s: list[float] = []
         """Seconds a row of the nearest known size, for 1, 2, 4, … rows."""
 
@@ -64,31 +68,18 @@ class Curve:
             self._sizes[size].took(row_s)
         else:
             self._sizes[size] = _Size(row_s)
-        self._limit = self._best()
-        self._nearest_s = [self._nearest(power) for power in range(size_of(self._most).bit_length())]
-        self._since_try = 0 if size > self._limit else self._since_try + (size == self._limit)
+        self._nearest_s = [self._nearest(power) for power in range(self._powers)]
 
-    def limit(self, waiting: int) -> int:
-        """The most rows that the next batch should have, when so many could be in it."""
-        double = min(self._most, 2 * self._limit)
-        is_due = not self._knows(double) or self._since_try >= TRY_AGAIN
-        return double if waiting > self._limit and self._knows(self._limit) and is_due else self._limit
+    def best_s(self, size: int) -> float | None:
+        """Seconds a row in a batch of that size at its best; None before it ran a few times."""
+        known = self._sizes.get(size)
+        return known.best_s if known is not None and known.runs >= FEW else None
 
-    def _knows(self, size: int) -> bool:
-        return size in self._sizes and self._sizes[size].runs >= FEW
-
-    def share(self, rows: int) -> int:
-        """How many of all the rows that are there to take at once. If all go, nobody waits when they are through, and
-        the worker idles until callers have come back; two halves take turns with their callers' own work."""
-        half = (rows + 1) // 2
-        whole_s, half_s = self.run_s(rows), self.run_s(half)
-        return half if whole_s and half_s and half_s / half <= CHEAP * whole_s / rows else rows
-
-    def work_s(self, rows: int) -> float:
+    def work_s(self, rows: int, limit: int) -> float:
         """Seconds that so many rows need, in batches up to the limit; 0 while nothing is known."""
         if rows <= 0 or not self._nearest_s:
             return 0.0
-        return rows * self._nearest_s[(min(rows, self._limit) - 1).bit_length()]
+        return rows * self._nearest_s[min((min(rows, limit) - 1).bit_length(), self._powers - 1)]
 
     def run_s(self, rows: int) -> float | None:
         """Seconds of a run of so many rows alone; None before one of about that size was seen."""
@@ -99,14 +90,88 @@ class Curve:
         nearest = min(self._sizes, key=lambda size: (abs(size.bit_length() - 1 - power), size))
         return self._sizes[nearest].row_s
 
+
+class Curves:
+    """Of the slices of one model, which have one limit."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: dict[str, Curve] = {}
+        self._ran_at: dict[str, int] = {}
+        self._runs = 0
+        self._limit = min(1, most)
+        self._since_try = 0
+
+    def of(self, name: str) -> Curve:
+        found = self._of.get(name)
+        if found is None:
+            found = self._of[name] = Curve(self._most)
+        return found
+
+    def took(self, name: str, rows: int, seconds: float) -> None:
+        """A batch of so many rows ran through that slice."""
+        self.of(name).took(rows, seconds)
+        self._runs += 1
+        self._ran_at[name] = self._runs
+        for old in [old for old, at in self._ran_at.items() if at < self._runs - FORGOTTEN]:
+            del self._ran_at[old], self._of[old]
+        self._limit = self._best()
+        size = size_of(rows)
+        self._since_try = 0 if size > self._limit else self._since_try + (size == self._limit)
+
+    def limit(self, waiting: int) -> int:
+        """The most rows that the next batch should have, when so many could be in it."""
+        double = min(self._most, 2 * self._limit)
+        is_due = self._row_s(double) is None or self._since_try >= TRY_AGAIN
+        return double if waiting > self._limit and self._row_s(self._limit) is not None and is_due else self._limit
+
+    def share(self, rows: int) -> int:
+        """How many of all the rows that are there to take at once. If all go, nobody waits when they are through, and
+        the worker idles until callers have come back; two halves take turns with their callers' own work."""
+        half = (rows + 1) // 2
+        whole_s, half_s = self._row_s(size_of(rows)), self._row_s(size_of(half))
+        return half if whole_s and half_s and half_s <= CHEAP * whole_s else rows
+
+    def work_s(self, name: str, rows: int) -> float:
+        """Seconds that so many rows need in a slice, in batches up to the limit; 0 while nothing is known."""
+        found = self._of.get(name)
+        return 0.0 if found is None else found.work_s(rows, self._limit)
+
+    def alone_s(self, names: Iterable[str], rows: int) -> float | None:
+        """Seconds of a run of so many rows through these slices, by themselves."""
+        total_s = 0.0
+        for name in names:
+            run_s = self._of[name].run_s(rows) if name in self._of else None
+            if run_s is None:
+                return None
+            total_s += run_s
+        return total_s
+
+    def _row_s(self, size: int) -> float | None:
+        """Seconds a row at their best, of all slices together; None where one does not know that size."""
+        total_s = 0.0
+        for name in self._ran_at:
+            best_s = self._of[name].best_s(size)
+            if best_s is None:
+                return None
+            total_s += best_s
+        return total_s or None
+
     def _best(self) -> int:
-        sizes = sorted(size for size in self._sizes if size <= self._most and self._knows(size))
-        if not sizes:
+        known = [(size, row_s) for size in _powers_to(self._most) if (row_s := self._row_s(size)) is not None]
+        if not known:
             return min(1, self._most)
-        best = min(self._sizes[size].best_s for size in sizes)
-        return next(size for size in sizes if self._sizes[size].best_s <= ENOUGH * best)
+        best_s = min(row_s for _, row_s in known)
+        return next(size for size, row_s in known if row_s <= ENOUGH * best_s)
 
 
 def size_of(rows: int) -> int:
     """The power of two that so many rows count as."""
     return 1 << (rows - 1).bit_length()
+
+
+def _powers_to(most: int) -> Iterable[int]:
+    size = 1
+    while size <= most:
+        yield size
+        size *= 2

@@ -24,6 +24,8 @@ class Job:
     """One caller's rows for a part, until its deadline (monotonic seconds)."""
 
     part: str
+    model: str
+    """Parts of one model share slices, and the size of their batches."""
     requester: str
     x: Array
     deadline: float
@@ -82,6 +84,10 @@ class Group:
         """All that its first job has yet to go through."""
         first = self.jobs[0]
         return first.slices[first.at :]
+
+    @property
+    def model(self) -> str:
+        return self.jobs[0].model
 
     @property
     def requester(self) -> str:

@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from swarm.batching.curve import Curve
+from swarm.batching.curve import Curves
 from swarm.batching.jobs import Group, Job
 from swarm.errors import DeadlineExceeded, Overloaded, SwarmError
 
 LEAST_RETRY_S: Final = 0.005
 MAX_REMEMBERED: Final = 256
-"""Requesters whose turn is known."""
+"""Requesters whose turn is known, and models whose batches are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,11 @@ class Queue:
     def __init__(self, batching: Batching, owner: str) -> None:
         self.batching = batching
         self.waiting: dict[str, list[Group]] = {}
-        self.curves: dict[str, Curve] = {}
+        self._curves: dict[str, Curves] = {}
+        """By model."""
         self._owner = owner
-        self._pending = Counter[str]()
-        """Rows that have a slice before them, by slice: those that wait and those that move."""
+        self._pending: dict[str, tuple[str, int]] = {}
+        """The model of a slice, and the rows that have it before them: those that wait and those that move."""
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._jobs = 0
@@ -65,9 +66,7 @@ class Queue:
         :raises Overloaded: there is no room for it, or it could not be answered in time.
         """
         wait_s = self.wait_s()
-        own_s = 0.0
-        for name in job.slices:
-            own_s += self.curve(name).work_s(job.rows)
+        own_s = self._own_s(job)
         if wait_s > self.batching.max_wait_s or now + wait_s + own_s > job.deadline:
             raise self._overloaded(
                 f"{self._owner} has work for {wait_s:.3g} s before this request, which is more than it can wait; "
@@ -84,7 +83,7 @@ class Queue:
         """A job that has been taken in before begins anew."""
         self._put(Group.of(job))
         for name in job.slices:
-            self._pending[name] += job.rows
+            self._pending[name] = job.model, self._pending.get(name, ("", 0))[1] + job.rows
 
     def again(self, groups: Iterable[Group]) -> None:
         """Rows that have been through a slice wait for the next."""
@@ -120,8 +119,10 @@ class Queue:
 
     def passed(self, name: str, rows: int) -> None:
         """So many rows have a slice no longer before them."""
-        self._pending[name] -= rows
-        if self._pending[name] <= 0:
+        model, pending = self._pending[name]
+        if pending > rows:
+            self._pending[name] = model, pending - rows
+        else:
             del self._pending[name]
 
     def _make_room(self, job: Job) -> list[tuple[Job, SwarmError]]:
@@ -179,17 +180,22 @@ class Queue:
 
     def first(self) -> Group | None:
         """Whose turn it is."""
-        groups = self.groups()
-        return self.in_order(groups)[0] if groups else None
+        urgent: dict[str, Group] = {}
+        for group in self.groups():
+            other = urgent.get(group.requester)
+            if other is None or (group.deadline, group.arrived) < (other.deadline, other.arrived):
+                urgent[group.requester] = group
+        return min(
+            urgent.values(), key=lambda g: (self._turns.get(g.requester, 0), g.deadline, g.arrived), default=None
+        )
 
     def board(self, name: str, company: list[Group]) -> list[Group]:
         """Groups that wait at a slice and join `company` there, as many as fit; they are out of the queue then."""
-        here = self.waiting.get(name, [])
+        here = self.waiting.get(name)
+        if not here:
+            return []
         rows = sum(group.rows for group in company)
-        curve, there = self.curve(name), rows + sum(group.rows for group in here)
-        limit = curve.limit(there)
-        if not company and there <= limit:
-            limit = curve.share(there)
+        limit = self._limit(here[0].model, rows + sum(group.rows for group in here), is_first=not company)
         aboard = list(company)
         for group in self.in_order(here):
             if (not aboard or (aboard[0].fits(group) and rows + group.rows <= limit)) and self._runs(group):
@@ -197,7 +203,15 @@ class Queue:
                 rows += group.rows
                 self._turn += 1
                 self._remember(group.requester)
+            if rows >= limit:
+                break
         return aboard[len(company) :]
+
+    def _limit(self, model: str, there: int, *, is_first: bool) -> int:
+        """Rows of the next batch, when so many could be in it."""
+        curves = self.curves(model)
+        limit = curves.limit(there)
+        return curves.share(there) if is_first and there <= limit else limit
 
     def _runs(self, group: Group) -> bool:
         """Not if all who wanted it are gone; then it is thrown away here."""
@@ -215,23 +229,26 @@ class Queue:
 
     # Foreseeing
 
-    def curve(self, name: str) -> Curve:
-        found = self.curves.get(name)
+    def curves(self, model: str) -> Curves:
+        found = self._curves.get(model)
         if found is None:
-            found = self.curves[name] = Curve(self.batching.max_batch)
+            while len(self._curves) >= MAX_REMEMBERED:
+                del self._curves[next(iter(self._curves))]
+            found = self._curves[model] = Curves(self.batching.max_batch)
         return found
 
     def alone_s(self, job: Job) -> float:
         """What it would have computed by itself; what it has computed where that is not known."""
-        runs = [self.curve(name).run_s(job.rows) for name in job.slices]
-        return job.compute_s if None in runs else math.fsum(run for run in runs if run is not None)
+        alone_s = self.curves(job.model).alone_s(job.slices, job.rows)
+        return job.compute_s if alone_s is None else alone_s
 
     def wait_s(self) -> float:
         """Seconds of work that is here already, what runs now included."""
-        waiting_s = 0.0
-        for name, rows in self._pending.items():
-            waiting_s += self.curve(name).work_s(rows)
-        return waiting_s
+        return sum(self.curves(model).work_s(name, rows) for name, (model, rows) in self._pending.items())
+
+    def _own_s(self, job: Job) -> float:
+        curves = self.curves(job.model)
+        return sum(curves.work_s(name, job.rows) for name in job.slices)
 
     def _overloaded(self, sentence: str, retry_s: float) -> Overloaded:
         error = Overloaded(sentence)

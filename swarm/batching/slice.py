@@ -18,7 +18,9 @@ class Slice(Protocol):
         """Rows `[B, ...]` of arrays, and of tensors that are there already, joined on the run device."""
         ...
 
-    def run(self, x: Any) -> Any: ...
+    def run(self, x: Any) -> Any:
+        """Returns when it is done, on an accelerator too: how long it took decides how large batches are."""
+        ...
 
     def leave(self, x: Any) -> Array:
         """Back in memory; may share it with `x` if nobody writes there."""

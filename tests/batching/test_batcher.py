@@ -40,7 +40,7 @@ def one_part(gate: Gate, **options: Any) -> Batcher:
     batcher = Batcher(lambda part: (part,), lambda part: Plain(lambda x: gate(part, x)), **options)
     for part in ("p", "q", "broken"):
         for size in (1, 2, 64) * 3:
-            batcher._queue.curve(part).took(size, 1e-6)
+            batcher._queue.curves(part).took(part, size, 1e-6)
     return batcher
 
 
@@ -147,7 +147,7 @@ async def test_only_whoever_spoils_a_batch_hears_of_it(caplog: pytest.LogCapture
 
     async with Batcher(lambda part: (part,), lambda part: Plain(spoiled), owner="attic-pi") as batcher:
         for size in (1, 64) * 3:
-            batcher._queue.curve("p").took(size, 1e-6)
+            batcher._queue.curves("p").took("p", size, 1e-6)
         first = batcher.run("p", rows(0), later())
         await asyncio.sleep(0.05)
         others = [batcher.run("p", rows(i), later()) for i in (12, 13, 14)]
@@ -161,7 +161,7 @@ async def test_what_cannot_be_answered_in_time_is_refused_at_once() -> None:
     gate = Gate()
     async with one_part(gate) as batcher:
         for _ in range(200):
-            batcher._queue.curve("p").took(1, 1.0)
+            batcher._queue.curves("p").took("p", 1, 1.0)
         with pytest.raises(Overloaded) as caught:
             await batcher.run("p", rows(0), later(0.5))
         assert caught.value.retry_after_s > 0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from swarm.batching.curve import Curve, size_of
+from swarm.batching.curve import Curves, size_of
 from swarm.batching.jobs import Job, Ran
 from swarm.batching.queue import Batching, Queue
 from swarm.errors import DeadlineExceeded, Overloaded
@@ -27,7 +27,7 @@ class Jobs:
 
     def __call__(self, requester: str = "a", rows: int = 1, deadline: float = 100.0, arrived: float = 0.0) -> Job:
         done: asyncio.Future[Ran] = self._loop.create_future()
-        return Job("p", requester, np.zeros((rows, 1)), deadline, arrived, done, ("s",))
+        return Job("p", "m", requester, np.zeros((rows, 1)), deadline, arrived, done, ("s",))
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def job(loop: asyncio.AbstractEventLoop) -> Jobs:
 
 def known(queue: Queue, row_s: float = 1.0, most: int = 1) -> None:
     for rows in (1, 1, 1):
-        queue.curve("s").took(rows, row_s * rows)
+        queue.curves("m").took("s", rows, row_s * rows)
 
 
 def test_a_full_queue_refuses_and_says_when_to_ask_again(job: Jobs) -> None:
@@ -122,7 +122,7 @@ def test_who_gives_up_leaves_no_work_behind(job: Jobs) -> None:
 def test_rows_of_another_shape_stand_in_another_batch(job: Jobs) -> None:
     queue = Queue(Batching(max_batch=8), "attic-pi")
     for rows in (1, 8) * 3:
-        queue.curve("s").took(rows, 1.0)
+        queue.curves("m").took("s", rows, 1.0)
     other = job()
     other.x = np.zeros((1, 2))
     for one in (job(), other, job()):
@@ -130,53 +130,53 @@ def test_rows_of_another_shape_stand_in_another_batch(job: Jobs) -> None:
     assert [len(queue.board("s", [])) for _ in range(2)] == [2, 1]
 
 
-def run(curve: Curve, seconds: dict[int, float], batches: int) -> int:
+def run(curve: Curves, seconds: dict[int, float], batches: int) -> int:
     """Batches as large as the curve wants them; the limit in the end."""
     for _ in range(batches):
         rows = curve.limit(1000)
-        curve.took(rows, seconds[size_of(rows)])
+        curve.took("s", rows, seconds[size_of(rows)])
     return curve._limit
 
 
 def test_a_batch_grows_while_that_pays() -> None:
-    assert run(Curve(64), {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 30) == 64
-    assert run(Curve(16), {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 30) == 16
+    assert run(Curves(64), {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 30) == 64
+    assert run(Curves(16), {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 30) == 16
 
 
 def test_a_batch_stays_small_where_it_gains_nothing() -> None:
-    assert run(Curve(64), {size: 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 20) == 1
-    assert Curve(64).limit(1) == 1
+    assert run(Curves(64), {size: 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 20) == 1
+    assert Curves(64).limit(1) == 1
 
 
 def test_the_best_size_may_lie_in_the_middle() -> None:
     seconds = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.4, 16: 6.0, 32: 14.0, 64: 30.0}
-    assert run(Curve(64), seconds, 50) == 8
+    assert run(Curves(64), seconds, 50) == 8
 
 
 def test_a_measurement_that_met_a_busy_machine_is_made_again() -> None:
-    curve = Curve(64)
+    curve = Curves(64)
     for rows, seconds in ((1, 1.0), (2, 9.0)):
         for _ in range(3):
-            curve.took(rows, seconds)
+            curve.took("s", rows, seconds)
     assert curve.limit(2) == 1
     assert run(curve, {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 200) == 64
 
 
 def test_work_is_foreseen_from_the_nearest_known_size() -> None:
-    curve = Curve(64)
-    assert curve.work_s(5) == 0
+    curve = Curves(64)
+    assert curve.work_s("s", 5) == 0
     run(curve, {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 64)}, 30)
-    assert curve.work_s(2) == pytest.approx(1.2)
-    assert curve.work_s(64) == pytest.approx(7.4)
-    assert curve.work_s(128) == pytest.approx(14.8)
+    assert curve.work_s("s", 2) == pytest.approx(1.2)
+    assert curve.work_s("s", 64) == pytest.approx(7.4)
+    assert curve.work_s("s", 128) == pytest.approx(14.8)
 
 
 def test_half_of_all_is_taken_where_a_row_costs_about_the_same() -> None:
-    curve = Curve(64)
+    curve = Curves(64)
     assert curve.share(10) == 10
     for size in (1, 2, 4, 8, 16, 32, 64):
         for _ in range(3):
-            curve.took(size, 1.0 + 0.2 * size)
+            curve.took("s", size, 1.0 + 0.2 * size)
     assert curve.share(64) == 32, "6.9 % more for a row"
     assert curve.share(63) == 32
     assert curve.share(8) == 8, "38 % more"
@@ -185,8 +185,21 @@ def test_half_of_all_is_taken_where_a_row_costs_about_the_same() -> None:
 def test_the_worker_is_left_something_to_go_on_with(job: Jobs) -> None:
     queue = Queue(Batching(), "attic-pi")
     for size in (8, 16) * 3:
-        queue.curve("s").took(size, 0.1 * size)
+        queue.curves("m").took("s", size, 0.1 * size)
     for _ in range(16):
         queue.add(job(), 0.0)
     assert len(queue.board("s", [])) == 8
     assert len(queue) == 8
+
+
+def test_slices_of_one_model_have_one_limit() -> None:
+    """One that sees no gain in large batches does not hold up those that do, nor the other way round."""
+    curves = Curves(16)
+    for _ in range(5):
+        for size in (1, 2, 4, 8, 16):
+            curves.took("gains", size, 1.0 + 0.1 * size)
+            curves.took("gains nothing", size, 0.1 * size)
+    assert curves.limit(0) == 16
+    for _ in range(600):
+        curves.took("gains nothing", 1, 0.1)
+    assert curves.limit(0) == 1, "the other one is not there any more"

@@ -19,7 +19,7 @@ from swarm.batching.queue import Batching, Queue
 from swarm.errors import SwarmError
 from swarm.types import Array
 
-DEPTH = 6
+DEPTH, MODEL = 6, "model"
 NAMES = tuple(f"s{i}" for i in range(DEPTH))
 WEIGHTS = {name: 10.0**i for i, name in enumerate(NAMES)}
 
@@ -45,17 +45,12 @@ class Server:
         self.now = 0.0
         self.chooses = POLICIES[self.policy]()
         self.queue = Queue(self.batching, "attic-pi")
-        for name in self._all_names():
-            curve = self.queue.curve(name)
-            curve.limit = lambda waiting: self.batching.max_batch  # type: ignore[method-assign]
+        self.queue.curves(MODEL).limit = lambda waiting: self.batching.max_batch  # type: ignore[method-assign]
         self.batches: list[Batch] = []
         self.ended: dict[Job, tuple[float, Ran | SwarmError]] = {}
 
     def close(self) -> None:
         self.loop.close()
-
-    def _all_names(self) -> list[str]:
-        return [name for cut in range(DEPTH) for name in self.slices(cut)]
 
     def slices(self, cut: int) -> tuple[str, ...]:
         """Of a part from a cut to the end; a name like `s2+s3` is a slice of two blocks."""
@@ -66,7 +61,9 @@ class Server:
 
     def ask(self, cut: int, at: float, requester: str = "a", rows: int = 1, deadline: float = 1e6) -> Job:
         self.run_until(at)
-        job = Job(f"p{cut}", requester, np.zeros((rows, 1)), deadline, at, Done(loop=self.loop), self.slices(cut))
+        job = Job(
+            f"p{cut}", MODEL, requester, np.zeros((rows, 1)), deadline, at, Done(loop=self.loop), self.slices(cut)
+        )
         try:
             self._fail(self.queue.add(job, at))
         except SwarmError as error:
