@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 
 import numpy as np
@@ -34,7 +35,7 @@ Tensors = Mapping[str, int]
 """Bytes of tensors by the SHA-256 of their content."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Held:
     """A part in memory."""
 
@@ -168,35 +169,44 @@ class Holdings:
 
     async def _build(self, new: Held) -> None:
         self._make_room(new)
-        sliced = {held.part.key: self._sliced(held, new) for held in (*self._held.values(), new)}
-        self._slices |= await self.batcher.in_worker(lambda: self._built(new, sliced))
-        self._held[new.part.key] = new
-        for key, parts in sliced.items():
-            if (held := self._held.get(key)) is not None:
+        sliced = {held: self._sliced(held, new) for held in (*self._held.values(), new)}
+        try:
+            for held, parts in sliced.items():
+                for part in parts:
+                    if part.key not in self._slices:  # one at a time: requests go on in between
+                        self._slices[part.key] = await self.batcher.in_worker(partial(self._built, held, part))
+            self._held[new.part.key] = new
+            for held, parts in sliced.items():
                 held.slices = tuple(part.key for part in parts)
                 held.used.update(held.slices)
+        finally:
+            self._forget_slices()
         self._on_change(self.names)
 
     def _sliced(self, held: Held, new: Held) -> tuple[Part, ...]:
         others = [new.part, *(other.part for other in self._held.values())] if self.batcher.policy.is_sliced else []
         return slices_of(held.blueprint, held.part, held.digests, others)
 
-    def _built(self, new: Held, sliced: Mapping[str, Sequence[Part]]) -> dict[str, RunnablePart]:
-        """The slices that are not there yet. Each runs once, on nothing: the first request shall not wait for the disk,
-        nor find out that a part is broken."""
-        built: dict[str, RunnablePart] = {}
-        for key, parts in sliced.items():
-            held = new if key == new.part.key else self._held[key]
-            for part in parts:
-                if part.key not in self._slices and part.key not in built:
-                    digests = [held.digests[slot.name] for slot in held.blueprint.tensors_of(part)]
-                    run = self._workshop().build(held.blueprint, part, digests, self._locate)
-                    run(np.zeros((1, *held.blueprint.boundary(part.start).shape), np.float32))
-                    built[part.key] = run
-        return built
+    def _built(self, held: Held, part: Part) -> RunnablePart:
+        """It runs once, on nothing: the first request shall not wait for the disk, nor find out that it is broken."""
+        digests = [held.digests[slot.name] for slot in held.blueprint.tensors_of(part)]
+        run = self._workshop().build(held.blueprint, part, digests, self._locate)
+        run(np.zeros((1, *held.blueprint.boundary(part.start).shape), np.float32))
+        return run
+
+    def _forget_slices(self) -> None:
+        """Keep those of the parts that are held, and those that some request has yet to go through."""
+        before = self.batcher.slices
+        for held in self._held.values():
+            held.used = {name for name in held.used if name in held.slices or name in before}
+        used = {name for held in self._held.values() for name in held.used}
+        for name in self._slices.keys() - used:
+            del self._slices[name]
 
     def drop_cold(self) -> None:
-        """Let go of parts that nobody has leased or used for a while."""
+        """Let go of parts that nobody has leased or used for a while; not while one is built that may share them."""
+        if self._building.locked():
+            return
         for key in self._cold():
             if monotonic() - self._held[key].last_used_s > WARM_S:
                 self._drop(key)
@@ -233,10 +243,8 @@ class Holdings:
         return sorted((key for key in self._held if key not in leased), key=lambda k: (self._held[k].last_used_s, k))
 
     def _drop(self, key: str) -> None:
-        gone = self._held.pop(key)
-        used = {name for held in self._held.values() for name in held.used}
-        for name in gone.used - used:
-            self._slices.pop(name, None)
+        del self._held[key]
+        self._forget_slices()
         self._on_change(self.names)
 
     def _locate(self, digest: str) -> Location:
@@ -256,10 +264,9 @@ class Holdings:
             raise PlanGone(f"{self._name} let this part go before its turn came; load the model again.")
         return found
 
-    def _ran(self, key: str, rows: int, seconds: float) -> None:
-        part = self._slices[key].part
-        self._workshop().learn(part, rows, seconds)
-        self._metrics.batch_rows.observe(part.model, rows)
+    def _ran(self, run: RunnablePart, rows: int, seconds: float) -> None:
+        self._workshop().learn(run.part, rows, seconds)
+        self._metrics.batch_rows.observe(run.part.model, rows)
 
 
 def together(several: Iterable[Tensors]) -> dict[str, int]:

@@ -38,7 +38,7 @@ class Batcher:
 
     :param slices_of: keys of what a part's rows go through, in order; as a whole where the policy is not sliced.
     :param slice_of: the slice of a key, called in the worker thread.
-    :param ran: told, in the worker thread, of each run: the slice's key, its rows and seconds.
+    :param ran: told, in the worker thread, of each run: the slice, its rows and seconds.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Batcher:
         batching: Batching | None = None,
         *,
         owner: str = "this peer",
-        ran: Callable[[str, int, float], None] = lambda name, rows, seconds: None,
+        ran: Callable[[Any, int, float], None] = lambda part, rows, seconds: None,
     ):
         batching = batching or Batching()
         self.policy: Policy = POLICIES[batching.policy]()
@@ -80,10 +80,10 @@ class Batcher:
         return len(self._queue)
 
     @property
-    def wait_s(self) -> float:
-        """Seconds of work that is here, as far as is known."""
+    def slices(self) -> frozenset[str]:
+        """Keys of what requests have yet to go through."""
         with self._lock:
-            return self._queue.wait_s()
+            return self._queue.slices
 
     async def __aenter__(self) -> Batcher:
         self._loop = asyncio.get_running_loop()
@@ -131,8 +131,9 @@ class Batcher:
         self._unanswered.add(job)
         done.add_done_callback(lambda _: self._over(job))
         _fail_each(evicted)
-        if is_idle and self._queue.batching.max_delay_s:
-            self._delayed = self._loop.call_later(self._queue.batching.max_delay_s, self._begin)
+        delay_s = min(self._queue.batching.max_delay_s, (deadline - now) / 2)
+        if is_idle and delay_s > 0:
+            self._delayed = self._loop.call_later(delay_s, self._begin)
         elif is_idle or (self._delayed is not None and self._queue.is_worth_it):
             self._begin()
         return done
@@ -147,8 +148,7 @@ class Batcher:
         self._unanswered.discard(job)
         if job.done.cancelled():  # whoever asked does not want it any more
             with self._lock:
-                if not job.at:
-                    self._queue.remove(job)
+                self._queue.remove(job)
 
     async def in_worker(self, call: Callable[[], T]) -> T:
         """Run something else that needs the worker thread, such as building a part; raises what it raises."""
@@ -204,7 +204,7 @@ class Batcher:
         finally:
             self._running = ()
         self.busy_s += ended - began
-        self._ran_one(batch.slice, batch.rows, ended - began)
+        self._ran_one(part, batch.rows, ended - began)
         with self._lock:
             self._queue.curves(batch.jobs[0].model).took(batch.slice, batch.rows, ended - began)
             self._queue.passed(batch.slice, batch.rows)
@@ -226,7 +226,7 @@ class Batcher:
                 self._queue.forget(job)
             if len(jobs) > 1:
                 for job in jobs:
-                    job.is_alone, job.at, job.compute_s, job.arrived = True, 0, 0.0, monotonic()
+                    job.is_alone, job.at, job.compute_s = True, 0, 0.0
                     self._queue.readmit(job)
                 return
         if not jobs:

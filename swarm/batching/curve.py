@@ -27,6 +27,9 @@ FEW: Final = 3
 """Runs that a size needs before it can be judged."""
 TRY_AGAIN: Final = 64
 """Batches at the limit before the double is tried once more."""
+EARLY: Final = 64
+EVERY: Final = 16
+"""How often, in runs, the limit is found anew, after the early ones that all count."""
 FORGOTTEN: Final = 512
 """After so many runs of others a slice has no say: the model is sliced in another way now."""
 
@@ -56,39 +59,46 @@ class Curve:
     """Of one slice on one device; `most` is the largest batch."""
 
     def __init__(self, most: int) -> None:
+        self._most = most
         self._sizes: dict[int, _Size] = {}
         self._powers = size_of(most).bit_length()
-        self._nearest_s: list[float] = []
-        """Seconds a row of the nearest known size, for 1, 2, 4, … rows."""
+        self._nearest: list[_Size] = []
+        """The nearest known size, for 1, 2, 4, … rows."""
 
     def took(self, rows: int, seconds: float) -> None:
         """A batch of so many rows ran."""
-        size, row_s = size_of(rows), seconds / rows
+        size, row_s = self._size(rows), seconds / rows
         if size in self._sizes:
             self._sizes[size].took(row_s)
         else:
             self._sizes[size] = _Size(row_s)
-        self._nearest_s = [self._nearest(power) for power in range(self._powers)]
+            self._nearest = [self._sizes[self._nearest_size(1 << power)] for power in range(self._powers)]
 
-    def best_s(self, size: int) -> float | None:
-        """Seconds a row in a batch of that size at its best; None before it ran a few times."""
-        known = self._sizes.get(size)
-        return known.best_s if known is not None and known.runs >= FEW else None
+    @property
+    def known(self) -> list[int]:
+        """The sizes that can be judged: they ran a few times."""
+        return [size for size, known in self._sizes.items() if known.runs >= FEW]
+
+    def best_s(self, size: int) -> float:
+        """Seconds a row at their best, in a batch of that size or of the nearest that ran."""
+        return self._sizes[self._nearest_size(size)].best_s
 
     def work_s(self, rows: int, limit: int) -> float:
         """Seconds that so many rows need, in batches up to the limit; 0 while nothing is known."""
-        if rows <= 0 or not self._nearest_s:
+        if rows <= 0 or not self._nearest:
             return 0.0
-        return rows * self._nearest_s[min((min(rows, limit) - 1).bit_length(), self._powers - 1)]
+        return rows * self._nearest[min((min(rows, limit) - 1).bit_length(), self._powers - 1)].row_s
 
     def run_s(self, rows: int) -> float | None:
         """Seconds of a run of so many rows alone; None before one of about that size was seen."""
-        known = self._sizes.get(size_of(rows))
+        known = self._sizes.get(self._size(rows))
         return None if known is None else rows * known.row_s
 
-    def _nearest(self, power: int) -> float:
-        nearest = min(self._sizes, key=lambda size: (abs(size.bit_length() - 1 - power), size))
-        return self._sizes[nearest].row_s
+    def _size(self, rows: int) -> int:
+        return min(size_of(rows), max(rows, self._most))
+
+    def _nearest_size(self, wanted: int) -> int:
+        return min(self._sizes, key=lambda size: (max(size, wanted) / min(size, wanted), size))
 
 
 class Curves:
@@ -99,6 +109,8 @@ class Curves:
         self._of: dict[str, Curve] = {}
         self._ran_at: dict[str, int] = {}
         self._runs = 0
+        self._row_s: dict[int, float] = {}
+        """Seconds a row at their best by size, of all slices together that have a say."""
         self._limit = min(1, most)
         self._since_try = 0
 
@@ -113,23 +125,23 @@ class Curves:
         self.of(name).took(rows, seconds)
         self._runs += 1
         self._ran_at[name] = self._runs
-        for old in [old for old, at in self._ran_at.items() if at < self._runs - FORGOTTEN]:
-            del self._ran_at[old], self._of[old]
-        self._limit = self._best()
-        size = size_of(rows)
+        if self._runs < EARLY or self._runs % EVERY == 0:
+            self._judge()
+        size = min(size_of(rows), max(rows, self._most))
         self._since_try = 0 if size > self._limit else self._since_try + (size == self._limit)
 
     def limit(self, waiting: int) -> int:
         """The most rows that the next batch should have, when so many could be in it."""
         double = min(self._most, 2 * self._limit)
-        is_due = self._row_s(double) is None or self._since_try >= TRY_AGAIN
-        return double if waiting > self._limit and self._row_s(self._limit) is not None and is_due else self._limit
+        is_due = double not in self._row_s or self._since_try >= TRY_AGAIN
+        return double if waiting > self._limit and self._limit in self._row_s and is_due else self._limit
 
     def share(self, rows: int) -> int:
         """How many of all the rows that are there to take at once. If all go, nobody waits when they are through, and
         the worker idles until callers have come back; two halves take turns with their callers' own work."""
         half = (rows + 1) // 2
-        whole_s, half_s = self._row_s(size_of(rows)), self._row_s(size_of(half))
+        whole_s = self._row_s.get(min(size_of(rows), self._most))
+        half_s = self._row_s.get(min(size_of(half), self._most))
         return half if whole_s and half_s and half_s <= CHEAP * whole_s else rows
 
     def work_s(self, name: str, rows: int) -> float:
@@ -147,31 +159,20 @@ class Curves:
             total_s += run_s
         return total_s
 
-    def _row_s(self, size: int) -> float | None:
-        """Seconds a row at their best, of all slices together; None where one does not know that size."""
-        total_s = 0.0
-        for name in self._ran_at:
-            best_s = self._of[name].best_s(size)
-            if best_s is None:
-                return None
-            total_s += best_s
-        return total_s or None
-
-    def _best(self) -> int:
-        known = [(size, row_s) for size in _powers_to(self._most) if (row_s := self._row_s(size)) is not None]
-        if not known:
-            return min(1, self._most)
-        best_s = min(row_s for _, row_s in known)
-        return next(size for size, row_s in known if row_s <= ENOUGH * best_s)
+    def _judge(self) -> None:
+        """Find the limit. Slices that have met fewer rows than others have no say: some never meet more."""
+        for old in [old for old, at in self._ran_at.items() if at < self._runs - FORGOTTEN]:
+            del self._ran_at[old], self._of[old]
+        known = {name: self._of[name].known for name in self._ran_at}
+        most = max((size for sizes in known.values() for size in sizes), default=0)
+        judges = [self._of[name] for name, sizes in known.items() if most in sizes]
+        sizes = {size for sizes in known.values() for size in sizes if size <= self._most}
+        self._row_s = {size: sum(curve.best_s(size) for curve in judges) for size in sorted(sizes)}
+        best_s = min(self._row_s.values(), default=0.0)
+        enough = (size for size, row_s in self._row_s.items() if row_s <= ENOUGH * best_s)
+        self._limit = next(enough, min(1, self._most))
 
 
 def size_of(rows: int) -> int:
     """The power of two that so many rows count as."""
     return 1 << (rows - 1).bit_length()
-
-
-def _powers_to(most: int) -> Iterable[int]:
-    size = 1
-    while size <= most:
-        yield size
-        size *= 2

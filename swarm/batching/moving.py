@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -20,22 +20,29 @@ def advance(
     :param y: `[rows of the batch, ...]` on the run device.
     :param leave: brings it back; while some rows go on, what leaves is copied, for they may be overwritten.
     """
-    jobs = batch.jobs
-    everybody = leave(y) if all(job.at + 1 == len(job.slices) for job in jobs) else None
-    finished: list[tuple[Job, Ran]] = []
-    going: list[tuple[Job, slice]] = []
-    row = 0
-    for job in jobs:
-        span = slice(row, row + job.rows)
-        row = span.stop
+    spans = list(_spans(batch.jobs))
+    through = [(job, span) for job, span in spans if job.at + 1 == len(job.slices)]
+    if len(through) == len(spans):
+        everybody = leave(y)
+        outputs = [everybody[span] for _, span in through]
+    else:
+        outputs = [np.array(leave(y[span])) for _, span in through]
+    for job in batch.jobs:  # not before everything that can fail is over
         job.at += 1
         job.compute_s += ended - began
-        if job.at < len(job.slices):
-            going.append((job, span))
-        else:
-            rows = everybody[span] if everybody is not None else np.array(leave(y[span]))
-            finished.append((job, Ran(rows, max(0.0, ended - job.arrived - job.compute_s), job.compute_s)))
-    return finished, _groups(going, y)
+    finished = [
+        (job, Ran(output, max(0.0, ended - job.arrived - job.compute_s), job.compute_s))
+        for (job, _), output in zip(through, outputs, strict=True)
+    ]
+    return finished, _groups([item for item in spans if item[0].at < len(item[0].slices)], y)
+
+
+def _spans(jobs: Sequence[Job]) -> Iterator[tuple[Job, slice]]:
+    """Each job's rows in the batch."""
+    row = 0
+    for job in jobs:
+        yield job, slice(row, row + job.rows)
+        row += job.rows
 
 
 def _groups(going: Sequence[tuple[Job, slice]], y: Any) -> list[Group]:

@@ -1,7 +1,8 @@
 """What waits for the worker: bounded, fair between requesters, the most urgent first. Pure; its owner has the lock.
 
 A job is taken in only if it can be answered in time, as far as the slices' curves tell; a full queue makes room for a
-requester that has less in it than the greediest one. Whoever is turned away hears of it at once.
+requester that has less in it than the greediest one. Whoever is turned away hears of it at once. Requesters are peers:
+a member of the swarm that takes on many identities is not held back by this.
 """
 
 from __future__ import annotations
@@ -67,20 +68,21 @@ class Queue:
         """
         wait_s = self.wait_s()
         own_s = self._own_s(job)
-        if wait_s > self.batching.max_wait_s or now + wait_s + own_s > job.deadline:
+        late_s = max(wait_s - self.batching.max_wait_s, now + wait_s + own_s - job.deadline)
+        if self._pending and late_s > 0:  # where nothing is, an estimate that is wrong has to be found out
             raise self._overloaded(
-                f"{self._owner} has work for {wait_s:.3g} s before this request, which is more than it can wait; "
-                "ask again later, or allow more time with --deadline.",
-                max(wait_s - self.batching.max_wait_s, now + wait_s + own_s - job.deadline),
+                f"{self._owner} has work for {wait_s:.3g} s before this request, which itself takes about "
+                f"{own_s:.3g} s: it would come too late; ask again later, or allow more time with --deadline.",
+                late_s,
             )
         evicted = self._make_room(job)
-        job.latest = job.deadline - own_s / 2  # a machine that is slow for a moment may be faster in the next
-        self._soonest = min(self._soonest, job.latest)
+        job.latest = job.deadline - (own_s / 2 if self._pending else 0.0)
         self.readmit(job)
         return evicted
 
     def readmit(self, job: Job) -> None:
         """A job that has been taken in before begins anew."""
+        self._soonest = min(self._soonest, job.latest)
         self._put(Group.of(job))
         for name in job.slices:
             self._pending[name] = job.model, self._pending.get(name, ("", 0))[1] + job.rows
@@ -96,8 +98,8 @@ class Queue:
 
     def remove(self, job: Job) -> bool:
         """A job that waits for its first slice is not wanted any more. False when it does not wait there."""
-        for group in self.waiting.get(job.slices[job.at], []):
-            if group.jobs == [job]:
+        for group in self.waiting.get(job.slices[0], []):
+            if group.jobs == [job] and not job.at:
                 self.take(group)
                 self.forget(job)
                 return True
@@ -156,6 +158,11 @@ class Queue:
                 sentence = f"The request's deadline passed while it waited at {self._owner}; allow more time."
                 late.append((job, DeadlineExceeded(sentence)))
         return late
+
+    @property
+    def slices(self) -> frozenset[str]:
+        """All that somebody has before him."""
+        return frozenset(self._pending)
 
     @property
     def is_worth_it(self) -> bool:

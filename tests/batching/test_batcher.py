@@ -162,10 +162,30 @@ async def test_what_cannot_be_answered_in_time_is_refused_at_once() -> None:
     async with one_part(gate) as batcher:
         for _ in range(200):
             batcher._queue.curves("p").took("p", 1, 1.0)
+        first = batcher.run("p", rows(0), later())
         with pytest.raises(Overloaded) as caught:
             await batcher.run("p", rows(0), later(0.5))
         assert caught.value.retry_after_s > 0
         gate.open.set()
+        await first
+
+
+async def test_an_estimate_that_is_wrong_is_found_out() -> None:
+    """A first run that waited for the disk must not have all others refused."""
+    gate = Gate()
+    gate.open.set()
+    async with Batcher(lambda part: (part,), lambda part: Plain(lambda x: gate(part, x))) as batcher:
+        batcher._queue.curves("p").took("p", 1, 100.0)
+        for _ in range(20):
+            await batcher.run("p", rows(0), later(2))
+        assert batcher._queue.curves("p").work_s("p", 1) < 2
+
+
+async def test_a_deadline_ends_the_wait_for_company() -> None:
+    gate = Gate()
+    gate.open.set()
+    async with one_part(gate, batching=Batching(max_delay_s=30)) as batcher:
+        await batcher.run("p", rows(0), later(0.5))
 
 
 async def test_company_is_waited_for_if_that_is_wanted() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from swarm.batching.curve import Curves, size_of
+from swarm.batching.curve import Curves
 from swarm.batching.jobs import Job, Ran
 from swarm.batching.queue import Batching, Queue
 from swarm.errors import DeadlineExceeded, Overloaded
@@ -134,7 +134,7 @@ def run(curve: Curves, seconds: dict[int, float], batches: int) -> int:
     """Batches as large as the curve wants them; the limit in the end."""
     for _ in range(batches):
         rows = curve.limit(1000)
-        curve.took("s", rows, seconds[size_of(rows)])
+        curve.took("s", rows, seconds[rows])
     return curve._limit
 
 
@@ -203,3 +203,19 @@ def test_slices_of_one_model_have_one_limit() -> None:
     for _ in range(600):
         curves.took("gains nothing", 1, 0.1)
     assert curves.limit(0) == 1, "the other one is not there any more"
+
+
+def test_a_slice_that_never_meets_many_rows_has_no_say() -> None:
+    curves = Curves(64)
+    for _ in range(5):
+        for size in (1, 2, 4, 8, 16, 32, 64):
+            curves.took("tail", size, 1.0 + 0.1 * size)
+    for _ in range(50):
+        curves.took("head of one client", 1, 0.5)
+        curves.took("tail", 64, 7.4)
+    assert curves.limit(100) == 64
+
+
+def test_the_largest_size_need_not_be_a_power_of_two() -> None:
+    assert run(Curves(48), {size: 1.0 + 0.1 * size for size in (1, 2, 4, 8, 16, 32, 48)}, 30) == 48
+    assert run(Curves(48), {size: 0.1 * size for size in (1, 2, 4, 8, 16, 32, 48)}, 30) == 1

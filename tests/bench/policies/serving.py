@@ -189,7 +189,7 @@ class Serving:
             await batcher.in_worker(lambda: None)
             if not batcher.queued and not batcher._is_working:
                 break
-        return batcher.wait_s + batcher.queued
+        return batcher._queue.wait_s() + batcher.queued
 
     async def batch(self, rows: int, runs: int) -> list[float]:
         """Seconds from when the worker is free to the last answer, for so many requests that wait at the first cut."""
