@@ -45,6 +45,8 @@ def memory(device: str) -> tuple[int, int] | None:
     if asked is None:
         return None
     free, total = asked(torch.device(device))
+    if kind == "cuda":  # blocks that torch has freed and keeps for itself look taken
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return free, total
 
 

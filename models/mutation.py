@@ -13,6 +13,10 @@ from typing import Any
 import torch
 from torch import fx
 
+_aten = torch.ops.aten
+_LENDS = frozenset({_aten.dropout, _aten.feature_dropout, _aten.alpha_dropout, _aten._unsafe_view})
+"""Outside of training they give back what they are given."""
+
 
 def written(target: Any, args: tuple[Any, ...]) -> Iterator[Any]:
     """The arguments that a call changes."""
@@ -24,8 +28,8 @@ def written(target: Any, args: tuple[Any, ...]) -> Iterator[Any]:
 
 def shared(target: Any, args: tuple[Any, ...]) -> Iterator[Any]:
     """The arguments whose memory the result may be."""
-    if not isinstance(target, torch._ops.OpOverload):
-        yield from args[:1]  # getitem
+    if not isinstance(target, torch._ops.OpOverload) or target.overloadpacket in _LENDS:
+        yield from args[:1]  # getitem, and those whose schema does not say so
         return
     for argument, value in zip(target._schema.arguments, args, strict=False):
         if argument.alias_info is not None:

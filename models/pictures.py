@@ -11,9 +11,10 @@ import math
 import stat
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from threading import BoundedSemaphore, Lock
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,8 @@ MAX_SENT_PIXELS = 2**25
 """Of an encoded file that comes as bytes: a few of them say that they are gigabytes. 8K is just below."""
 MAX_SCANS = 100
 
-_DECODING = BoundedSemaphore(2)
-"""Whole pictures that are in memory at once, however many threads ask."""
+DECODERS = ThreadPoolExecutor(2, "swarm-pictures")
+"""Where pictures are decoded: so many are whole in memory at once, and no other thread waits for them."""
 _HEADERS = Lock()
 """Warnings are turned into errors for the whole process, so by one thread at a time."""
 
@@ -96,9 +97,8 @@ def _name(item: Picture, place: int) -> str:
 
 def _prepare(item: Picture, name: str, config: PictureConfig) -> Pixels:
     channels, height, width = config.input_size
-    with _DECODING:
-        picture = _opened(item, name, {1: "L", 3: "RGB"}.get(channels), channels)
-        cropped = _cropped(_resized(picture, (height, width), config), (height, width), config)
+    picture = _opened(item, name, {1: "L", 3: "RGB"}.get(channels), channels)
+    cropped = _cropped(_resized(picture, (height, width), config), (height, width), config)
     return np.asarray(cropped, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
 

@@ -206,7 +206,8 @@ class Interpreter:
         from swarm.models import pictures
 
         several = list(x) if isinstance(x, (list, tuple)) else [x]
-        return await asyncio.to_thread(pictures.load, several, self._blueprint.pictures)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(pictures.DECODERS, pictures.load, several, self._blueprint.pictures)
 
     def check(self, output: Array) -> None:
         """Raises `SwarmError` for an output that is not a number."""

@@ -19,6 +19,7 @@ from swarm.types import Array
 
 OVERLOADED_S = 0.2
 """How long a request waits before it knocks again at a queue that was full."""
+MAX_PAUSE_S = 1.0
 MAX_LOSSES, MAX_FAILURES = 6, 2
 """A request under which peers go or fail again and again may itself be the cause."""
 MAX_HEDGES = 8
@@ -106,10 +107,7 @@ class _Request:
         try:
             return task.result()
         except Overloaded as full:
-            pause_s = full.retry_after_s or OVERLOADED_S
-            if monotonic() + pause_s >= self._deadline:
-                raise
-            await asyncio.sleep(pause_s)
+            await self._refused(route, full)
         except DeadlineExceeded:
             if not self._asked:
                 raise
@@ -120,6 +118,21 @@ class _Request:
                 raise
             self._all.healer.failed(route, error)
         return None
+
+    async def _refused(self, route: Route, full: Overloaded) -> None:
+        """Another route may have room; else knock again in a while, if that may help."""
+        if self._asked:
+            return
+        other = self._all.healer.routes.at_hand([route])
+        if other is not None and not self._is_hedged:
+            self._is_hedged = True
+            self._all.hedges += 1
+            self.ask(other)
+            return
+        pause_s = full.retry_after_s or OVERLOADED_S
+        if monotonic() + pause_s >= self._deadline:
+            raise full
+        await asyncio.sleep(min(pause_s, MAX_PAUSE_S))
 
     def _late(self, route: Route, late_s: float) -> None:
         """Have it looked for; ask on another route as soon as there is one, or again where nobody has it."""

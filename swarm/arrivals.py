@@ -11,7 +11,7 @@ from msgspec import Meta
 from swarm import tensors
 from swarm.errors import BadInput
 from swarm.exchange import Caller
-from swarm.plan import INPUT, Edge, Plan, StepTrace
+from swarm.plan import Edge, Plan, StepTrace
 from swarm.types import RAW_PICTURE, Array, Count, Dimension, Name, Seconds, Text
 
 
@@ -54,11 +54,12 @@ class Cancellation:
     request: Count
 
 
-def agreed(edge: Edge, tensor: TensorHead) -> tuple[str, int]:
-    """Wire dtype and bytes of a tensor on this edge. Pictures may always come as the pixels they are."""
-    if edge.source == INPUT and tensor.dtype == RAW_PICTURE:
-        return RAW_PICTURE, tensors.wire_bytes(replace(edge.tensor, dtype=RAW_PICTURE), tensor.shape[0], edge.wire)
-    return edge.wire, tensors.wire_bytes(edge.tensor, tensor.shape[0], edge.wire)
+def agreed(edge: Edge, tensor: TensorHead, *, takes_pixels: bool) -> tuple[str, str, int]:
+    """Dtype, wire dtype and bytes of a tensor on this edge. Pictures may come as the pixels they are, where a model
+    begins."""
+    spec = replace(edge.tensor, dtype=RAW_PICTURE) if takes_pixels and tensor.dtype == RAW_PICTURE else edge.tensor
+    wire = edge.wire if spec.dtype == "float32" else spec.dtype
+    return spec.dtype, wire, tensors.wire_bytes(spec, tensor.shape[0], edge.wire)
 
 
 def check_input(plan: Plan, edge: Edge, x: Array) -> None:

@@ -183,8 +183,10 @@ class Dataflow:
         plan, rows = way.plan, arrival.tensor.shape[0]
         if not 1 <= rows <= plan.max_batch or arrival.tensor.shape[1:] != edge.tensor.shape:
             raise MalformedFrame(f"A tensor of shape {list(arrival.tensor.shape)} came where this plan has another.")
-        if (arrival.tensor.wire, nbytes) != agreed(edge, arrival.tensor):
-            raise MalformedFrame(f"A tensor came as {nbytes} bytes of {arrival.tensor.wire}, not as the plan agreed.")
+        head, step = arrival.tensor, way.step(edge.target)
+        takes_pixels = edge.source == INPUT and step is not None and step.part.start == INPUT
+        if (head.dtype, head.wire, nbytes) != agreed(edge, head, takes_pixels=takes_pixels):
+            raise MalformedFrame(f"A tensor came as {nbytes} bytes of {head.wire}, not as the plan agreed.")
         if edge.target == OUTPUT:
             self._requests.expect(plan, arrival.request, rows)
         elif self._underway.held_bytes[plan.requester] + nbytes > MAX_HELD_BYTES:
@@ -263,7 +265,8 @@ class Dataflow:
         if not away:
             self.whereabouts.end(plan.id, visit.work)
         elif (task := self._spawn(self._hand_on, visit, away, x, trace)) is not None:
-            self._underway.add((plan.id, visit.request), task, plan.requester, visit.nbytes + OVERHEAD_BYTES)
+            task.add_done_callback(lambda _: self.whereabouts.end(plan.id, visit.work))
+            self._underway.add((plan.id, visit.request), task, plan.requester, x.nbytes + OVERHEAD_BYTES)
 
     def _go_on(self, visit: _Visit, edge: Edge, x: Array, trace: tuple[StepTrace, ...]) -> None:
         try:
@@ -277,8 +280,6 @@ class Dataflow:
                 await self._send(visit.way.plan, edge, visit.request, x, trace, visit.deadline, visit.work)
         except SwarmError as error:
             self._report(visit, error)
-        finally:
-            self.whereabouts.end(visit.way.plan.id, visit.work)
 
     def _report(self, visit: _Visit, error: SwarmError) -> None:
         """The requester hears why its request cannot go on."""

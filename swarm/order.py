@@ -246,9 +246,19 @@ def _credited(seen: PeerView, own: Own) -> PeerView:
     held = sum(plan.estimate.peak_memory_bytes.get(record.id, 0) for plan in own.plans)
     if not any(record.id in plan.peers() for plan in own.plans):
         return seen
-    others = max(0.0, 1 - own.in_flight / load.at_once) if load.at_once else 0.0
+    there = own.in_flight * max((_share(plan, record.id) for plan in own.plans), default=0.0)
+    others = max(0.0, 1 - there / load.at_once) if load.at_once else 0.0
     profile = replace(record.profile, memory_free_bytes=record.profile.memory_free_bytes + held)
     return replace(seen, record=replace(record, profile=profile, load=PeerLoad(wait_s=others * load.wait_s)))
+
+
+def _share(plan: Plan, peer: PeerId) -> float:
+    """Of the time of a request, what it should spend at a peer; all of it where nobody knows."""
+    if not plan.estimate.latency_s or peer not in plan.peers():
+        return float(peer in plan.peers())
+    mine = {step.id for step in plan.steps if peer in step.peers}
+    spent_s = sum(step.compute_s + step.queue_s for step in plan.estimate.steps if step.step in mine)
+    return min(1.0, spent_s / plan.estimate.latency_s)
 
 
 def _sources(model: str, view: View) -> list[PeerId]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from swarm import dataflow, tensors
+from swarm.batching import Batching
 from swarm.errors import BadInput, DeadlineExceeded, MalformedFrame, Overloaded, PeerLost, SwarmError
 from swarm.plan import Part, Plan
 from tests.toy import Node, agree, chain_of, swarm_of
@@ -256,3 +257,52 @@ async def test_two_plans_do_not_mix(tmp_path: Path) -> None:
         assert replace(one, id="two") != other
         results = await asyncio.gather(*(me.dataflow.ask(plan, ones(), soon()) for plan in (one, other) * 5))
         assert all(outcome.output.tolist() == [[1112] * 4] for outcome in results)
+
+
+@pytest.mark.parametrize(
+    ("x", "wire"), [(np.ones((1, 4), np.float16), "float16"), (np.ones((1, 4), np.uint8), "float32")]
+)
+async def test_a_dtype_that_the_plan_does_not_know_never_reaches_a_batch(tmp_path: Path, x: Any, wire: str) -> None:
+    """It would fail there with the rows of all who share it."""
+    async with swarm_of(tmp_path, "me", "ant") as [me, ant]:
+        plan = await loaded(me, me, ant, cuts=[0, 2, 4], wire=wire)
+        edge = next(edge for edge in plan.edges if edge.receiver == ant.id)
+        work = me.dataflow.whereabouts.begin(plan.id, "0", 1)
+        with pytest.raises(MalformedFrame, match="not as the plan agreed"):
+            await me.dataflow._send(plan, edge, 1, x, (), soon(), work)
+
+
+async def test_a_step_that_is_cancelled_as_it_ends_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with swarm_of(tmp_path, "me", "ant", "bee") as [me, ant, bee]:
+        plan = await loaded(me, ant, bee)
+        spawn = ant.dataflow._spawn
+
+        def cancelled_at_once(*work: Any) -> asyncio.Task[None] | None:
+            task = spawn(*work)
+            if task is not None:
+                task.cancel()
+            return task
+
+        ant.dataflow._spawn = cancelled_at_once  # type: ignore[method-assign]
+        with pytest.raises(DeadlineExceeded):
+            await me.dataflow.ask(plan, ones(), soon(0.3))
+        assert ant.dataflow.whereabouts.longest(plan.id) is None
+        assert not ant.dataflow._underway.held_bytes
+
+
+async def test_who_is_refused_hears_it_at_once_and_with_a_hint(tmp_path: Path) -> None:
+    async with swarm_of(tmp_path, "me", "ant") as [me, ant]:
+        plan = await loaded(me, ant)
+        go = threading.Event()
+        ant.workshop.before_run = held(go)
+        ant.holdings.batcher._queue.batching = Batching(max_waiting=1)
+        running = asyncio.create_task(me.dataflow.ask(plan, ones(), soon()))
+        await asyncio.sleep(0.1)
+        waiting = asyncio.create_task(me.dataflow.ask(plan, ones(), soon()))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Overloaded, match="ant has 1 requests waiting") as caught:
+            await me.dataflow.ask(plan, ones(), soon())
+        assert caught.value.retry_after_s > 0
+        go.set()
+        await asyncio.gather(running, waiting)
+        assert ant.dataflow.metrics.refused == {("toy", "overloaded"): 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import math
 from base64 import b64decode
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,10 @@ from swarm.gateway.signature import IMAGE, NUMBERS, Signature
 from swarm.plan import INPUT, OUTPUT
 from swarm.types import Array
 
+MAX_JSON_BYTES: Final = 8 * 2**20
+"""Numbers in JSON take thirty times their bytes while they are read, and hold up everything else meanwhile."""
+MAX_VALUE_BYTES: Final = 64
+"""Of one number, with what stands around it."""
 _WORDS: Final = msgspec.json.Decoder(RequestWords)
 
 
@@ -67,6 +72,10 @@ def _length(text: str, total: int) -> int:
 
 
 def _words(head: memoryview) -> RequestWords:
+    if len(head) > MAX_JSON_BYTES:
+        raise BadInput(
+            f"The request has {len(head)} bytes of JSON, and {MAX_JSON_BYTES} are taken; send values as binary data."
+        )
     try:
         return _WORDS.decode(head)
     except msgspec.ValidationError as error:
@@ -126,6 +135,8 @@ def _numbers(tensor: InputWords, raw: memoryview | bytes | None, signature: Sign
 def _from_json(data: msgspec.Raw, tensor: InputWords, dtype: np.dtype[Any]) -> Array:
     """Values flat in row-major order, or nested as the shape is."""
     pixels = tensor.datatype == "UINT8"
+    if memoryview(data).nbytes > MAX_VALUE_BYTES * math.prod(tensor.shape) + MAX_VALUE_BYTES:
+        raise BadInput(f"The data of '{INPUT}' is longer than values of shape {tensor.shape} are.")
     try:
         try:
             values = _decoder(1, pixels).decode(data)

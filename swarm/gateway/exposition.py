@@ -95,7 +95,7 @@ class _Given(Collector):
 
 def _outcomes(metrics: Metrics) -> dict[tuple[str, ...], float]:
     answered: dict[tuple[str, ...], float] = {
-        (model, "ok"): sum(histogram.counts) for model, histogram in metrics.answer_s.of.items()
+        (model, "ok"): sum(histogram.counts) for model, histogram in list(metrics.answer_s.of.items())
     }
     return answered | {**metrics.failed}
 
@@ -132,7 +132,7 @@ def _gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[
 
 def _histogram(name: str, text: str, of_models: Family) -> Metric:
     family = HistogramMetricFamily(name, text, labels=("model",))
-    for model, histogram in of_models.of.items():
+    for model, histogram in list(of_models.of.items()):
         family.add_metric((model,), _buckets(histogram), histogram.total)
     return family
 

@@ -42,7 +42,7 @@ class Guard:
                 f"The HTTP token has to be at least {MIN_TOKEN} printable ASCII characters; make one with "
                 "`openssl rand -hex 16`."
             )
-        self._names = LOOPBACK_NAMES | {_plain(name) for name in (host, *names)}
+        self._names = LOOPBACK_NAMES | {_plain(name) for name in (host, *names) if _plain(name)}
         self._is_everywhere = _is_everywhere(host)
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._known: set[str] = set()

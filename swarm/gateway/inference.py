@@ -23,8 +23,6 @@ from swarm.types import Array
 DEADLINE_S: Final = 60.0
 MAX_DEADLINE_S: Final = 600.0
 """A client may ask for more, and gets this."""
-_SHORT: Final = 5
-"""Digits of the length of a JSON that is read at once."""
 
 
 async def infer(session: Session, signature: Signature, body: bytes | bytearray, header_length: str | None) -> Reply:
@@ -34,7 +32,7 @@ async def infer(session: Session, signature: Signature, body: bytes | bytearray,
     :raises BadInput: the request makes no sense; and whatever else the session raises.
     """
     began = monotonic()
-    if len(body) > IN_LOOP_BYTES and (header_length is None or len(header_length) > _SHORT):
+    if len(body) > IN_LOOP_BYTES:
         asked = await asyncio.to_thread(parse, body, header_length, signature)
     else:
         asked = parse(body, header_length, signature)

@@ -108,6 +108,8 @@ class Repository:
         self._most = most
         self._drain_s = drain_s
         self._models: dict[str, Model] = {}
+        self._kept: set[str] = set()
+        """Models that are loaded again and again until they are there, or somebody unloads them."""
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -169,6 +171,7 @@ class Repository:
         model = self._models.get(name)
         if model is None:
             return False
+        self._kept.discard(name)
         if model.loading is not None:
             model.loading.cancel()
             await asyncio.wait([model.loading])
@@ -181,7 +184,8 @@ class Repository:
     async def keep(self, name: str, wish: Wish, on_problem: Callable[[str], None]) -> None:
         """Load a model that is to be served, again and again while it is others that are missing."""
         wait_s = RETRY_S
-        while True:
+        self._kept.add(name)
+        while name in self._kept:
             try:
                 await self.load(name, wish)
             except (PeerError, DeadlineExceeded) as error:
@@ -225,7 +229,8 @@ class Repository:
         finally:
             if model.session is not None:
                 await model.session.aclose()
-            self._models.pop(model.name, None)
+            if self._models.get(model.name) is model:
+                del self._models[model.name]
 
     def _spawn(self, work: Callable[[Model], Awaitable[None]], model: Model) -> asyncio.Task[None]:
         task = self._group.create_task(logged(work, model))

@@ -21,7 +21,7 @@ from msgspec import Struct
 from swarm import __version__
 from swarm.background import logged
 from swarm.errors import AddressInUse, BadInput, SwarmError, UsageError
-from swarm.gateway.bodies import FULL, Bodies
+from swarm.gateway.bodies import Bodies, Hold
 from swarm.gateway.connections import Connections
 from swarm.gateway.guard import Guard
 from swarm.gateway.inference import infer
@@ -29,7 +29,7 @@ from swarm.gateway.protocol import HEADER_LENGTH, Text
 from swarm.gateway.repository import Model, Repository, State, Wish
 from swarm.gateway.routes import Endpoint, Route, route
 from swarm.gateway.statistics import statistics
-from swarm.gateway.statuses import COMMON, RETRY_AFTER_S, Reply, failed, refused, said
+from swarm.gateway.statuses import COMMON, Reply, failed, refused, said
 from swarm.peer import Peer
 from swarm.types import Address
 
@@ -181,16 +181,14 @@ class Gateway:
             return _not_ready(place.model, model)
         headers = request.headers
         length, encoding = request.content_length, headers.get("Content-Encoding")
-        size = self._bodies.size(length, encoding)
-        if isinstance(size, Reply):
-            return size
-        if not self._bodies.take(size):
-            return refused(503, FULL, {"Retry-After": str(RETRY_AFTER_S)}, closes=True)
+        if (refusal := self._bodies.refusal(length, encoding)) is not None:
+            return refusal
+        hold = self._bodies.hold()
         try:
-            body = await self._body(request, length, encoding)
+            body = await self._body(request, length, encoding, hold)
             return body if isinstance(body, Reply) else await self._answer(model, body, headers.get(HEADER_LENGTH))
         finally:
-            self._bodies.give(size)
+            hold.release()
 
     async def _answer(self, model: Model, body: bytes | bytearray, header_length: str | None) -> Reply:
         if model.session is None or model.signature is None or model.state is not State.READY:
@@ -203,11 +201,11 @@ class Gateway:
         finally:
             model.end(began_ns, answered=answered)
 
-    async def _body(self, request: web.BaseRequest, length: int | None, encoding: str | None) -> Any:
+    async def _body(self, request: web.BaseRequest, length: int | None, encoding: str | None, hold: Hold) -> Any:
         if "Expect" in request.headers and request.transport is not None:
             request.transport.write(_CONTINUE)  # a client with a large body waits for this, and saw no refusal
         try:
-            return await self._bodies.read(request.content, length, encoding)
+            return await self._bodies.read(request.content, length, encoding, hold)
         except (web.RequestPayloadError, HttpProcessingError):
             return refused(400, "The body is not sent as HTTP wants it.", closes=True)
 
@@ -215,7 +213,11 @@ class Gateway:
         """The small JSON body of what is no inference; nothing at all is the default."""
         if (request.content_length or 0) > MAX_WORDS:
             return refused(413, f"Such a request may have {MAX_WORDS} bytes.", closes=True)
-        body = await self._body(request, request.content_length, None)
+        hold = self._bodies.hold()
+        try:
+            body = await self._body(request, request.content_length, None, hold)
+        finally:
+            hold.release()
         if isinstance(body, Reply):
             return body
         try:

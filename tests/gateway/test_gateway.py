@@ -309,7 +309,7 @@ async def test_a_client_that_vanishes_cancels_its_request() -> None:
             writer.transport.abort() if abruptly else writer.close()
             await until(lambda: peer.session.waiting == 0)
         assert peer.session.cancelled == 2
-        assert gateway._bodies._free == Bodies()._free
+        assert gateway._bodies.free == Bodies().free
 
 
 # Who may ask

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.errors import BadInput, SwarmError
-from swarm.gateway.asking import Asked, Wanted, parse
+from swarm.gateway.asking import MAX_JSON_BYTES, Asked, Wanted, parse
 from swarm.gateway.protocol import pack, unpack
 from swarm.gateway.replying import Answered, reply
 from swarm.gateway.routes import Endpoint, Route, route
@@ -332,3 +332,11 @@ def test_paths_that_are_not(method: str, path: str, status: int) -> None:
     found = route(method, path)
     assert isinstance(found, Reply)
     assert found.status == status
+
+
+def test_json_that_is_longer_than_its_values_is_not_read() -> None:
+    request = {"inputs": [{"name": "input", "shape": [1, 1, 2, 2], "datatype": "FP32", "data": [0.5] * 200}]}
+    with pytest.raises(BadInput, match="longer than values of shape"):
+        parsed(request)
+    with pytest.raises(BadInput, match="as binary data"):
+        parse(b" " * (MAX_JSON_BYTES + 1), None, TOY)

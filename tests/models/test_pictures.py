@@ -6,7 +6,6 @@ import os
 import struct
 import sys
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -21,7 +20,7 @@ from PIL import Image
 from swarm.errors import BadInput, SwarmError
 from swarm.models import Blueprint, PictureConfig
 from swarm.models.parts import Normaliser
-from swarm.models.pictures import MAX_SCANS, SENT_FORMATS, Array, Pixels, check, load, top_labels
+from swarm.models.pictures import DECODERS, MAX_SCANS, SENT_FORMATS, Array, Pixels, check, load, top_labels
 from swarm.models.workshop import Interpreter
 
 SIZES = [(300, 200), (200, 301), (224, 224), (37, 53), (1000, 31), (259, 256)]
@@ -179,8 +178,7 @@ def test_only_so_many_pictures_are_unpacked_at_once(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Image.Image, "convert", slow)
     picture, config = _encoded(_picture((40, 30)), "PNG"), PictureConfig((3, 32, 32), MEAN, STD)
-    with ThreadPoolExecutor(8) as pool:
-        done = list(pool.map(lambda _: load([picture], config), range(12)))
+    done = list(DECODERS.map(lambda _: load([picture], config), range(12)))
     assert len(done) == 12
     assert most == 2
 
