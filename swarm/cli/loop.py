@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
 from collections.abc import Coroutine
+from time import perf_counter
 from typing import Any, NoReturn
 
 LEAVE_S = 5.0
+LONG_S, MOST_FREEZES = 0.01, 5
+"""A garbage collection that takes longer holds up every request. Then what is there, torch above all, is left out of
+all later ones; a few times only, for what is left out is never collected."""
 SWITCH_S = 0.0005
 """How long one thread of Python may keep another waiting: the one that computes asks between two batches, and the
 interpreter's own 5 ms are longer than many a batch."""
@@ -21,11 +26,27 @@ def run(command: Coroutine[Any, Any, None], *, signal_is_success: bool = False) 
     Threads that still compute or import are not waited for: everything that others must know was said by then.
     """
     sys.setswitchinterval(SWITCH_S)
+    gc.callbacks.append(_Collections())
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         interrupted = runner.run(_until_signal(command))
         sys.stdout.flush()
         sys.stderr.flush()
         _end(130 if interrupted and not signal_is_success else 0)
+
+
+class _Collections:
+    """Told of garbage collections as they begin and end."""
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._freezes = 0
+
+    def __call__(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._began = perf_counter()
+        elif perf_counter() - self._began > LONG_S and self._freezes < MOST_FREEZES:
+            self._freezes += 1
+            gc.freeze()
 
 
 def _loop_factory() -> Any:
