@@ -209,6 +209,7 @@ class Batcher:
             self._queue.curves(batch.jobs[0].model).took(batch.slice, batch.rows, ended - began)
             self._queue.passed(batch.slice, batch.rows)
             self.policy.on_their_way(self._queue, going)
+            self._queue.answered_rows = sum(job.rows for job, _ in finished)
             for job, ran in finished:
                 stayed_s = ran.queue_s + ran.compute_s
                 self.answered += 1

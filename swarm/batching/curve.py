@@ -136,10 +136,13 @@ class Curves:
         is_due = double not in self._row_s or self._since_try >= TRY_AGAIN
         return double if waiting > self._limit and self._limit in self._row_s and is_due else self._limit
 
-    def share(self, rows: int) -> int:
-        """How many of all the rows that are there to take at once. If all go, nobody waits when they are through, and
-        the worker idles until callers have come back; two halves take turns with their callers' own work."""
-        half = (rows + 1) // 2
+    def share(self, rows: int, away: int = 0) -> int:
+        """How many of all the rows that are there to take at once, when so many have just been answered. If all go,
+        nobody waits when they are through, and the worker idles until callers have come back; two halves, of those
+        that are here and those that may come back, take turns with their callers' own work."""
+        half = (rows + away + 1) // 2
+        if half >= rows:
+            return rows
         whole_s = self._row_s.get(min(size_of(rows), self._most))
         half_s = self._row_s.get(min(size_of(half), self._most))
         return half if whole_s and half_s and half_s <= CHEAP * whole_s else rows

@@ -52,6 +52,8 @@ class Queue:
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._jobs = 0
+        self.answered_rows = 0
+        """Of the last batch: their callers may be about to ask again."""
         self._soonest = math.inf
         """No job that waits has to begin earlier."""
 
@@ -218,7 +220,7 @@ class Queue:
         """Rows of the next batch, when so many could be in it."""
         curves = self.curves(model)
         limit = curves.limit(there)
-        return curves.share(there) if is_first and there <= limit else limit
+        return curves.share(there, self.answered_rows) if is_first and there <= limit else limit
 
     def _runs(self, group: Group) -> bool:
         """Not if all who wanted it are gone; then it is thrown away here."""

@@ -180,6 +180,8 @@ def test_half_of_all_is_taken_where_a_row_costs_about_the_same() -> None:
     assert curve.share(64) == 32, "6.9 % more for a row"
     assert curve.share(63) == 32
     assert curve.share(8) == 8, "38 % more"
+    assert curve.share(32, away=32) == 32, "they come back while these run"
+    assert curve.share(42, away=22) == 32
 
 
 def test_the_worker_is_left_something_to_go_on_with(job: Jobs) -> None:

@@ -53,7 +53,7 @@ class Requester:
     def wait(self, so: Callable[[Requester], object], within_s: float) -> None:
         """Until it is so; raises with its last lines when it is not in time, or the process has ended."""
         if not self.waited(so, within_s):
-            raise AssertionError(f"not so within {within_s} s; it said last: {self.lines[-5:]}")
+            raise AssertionError(f"not so within {within_s} s; it said last: {self._last()}")
 
     def wait_for(self, event: str, key: str, count: int, within_s: float) -> None:
         """Until it has said so that often."""
@@ -66,11 +66,14 @@ class Requester:
             while not so(self):
                 left_s = deadline - time.monotonic()
                 if self._process.poll() is not None:
-                    raise AssertionError(f"a requester ended; it said last: {self.lines[-5:]}")
+                    raise AssertionError(f"a requester ended; it said last: {self._last()}")
                 if left_s <= 0:
                     return False
                 self._came.wait(min(left_s, 0.5))
         return True
+
+    def _last(self) -> list[dict[str, Any]]:
+        return [{name: value for name, value in line.items() if name != "plan"} for line in self.lines[-5:]]
 
     def stop(self) -> None:
         assert self._process.stdin is not None
@@ -196,10 +199,7 @@ async def _main(wish: argparse.Namespace) -> None:
 
     async with AsyncExitStack() as stack:
         names = [f"{wish.name}{number or ''}" for number in range(wish.peers)]
-        peers = [
-            await stack.enter_async_context(Peer(name, client=True, threads=1, models=wish.models, remember=False))
-            for name in names
-        ]
+        peers = [await stack.enter_async_context(Peer(name, client=True, threads=1, remember=False)) for name in names]
         for peer in peers:
             await peer.wait_for([wish.host], timeout_s=HERE_S)
         await _measured(peers[0], wish.host)
@@ -260,6 +260,5 @@ if __name__ == "__main__":
     parser.add_argument("--peers", type=int, default=1)
     parser.add_argument("--model", default="fashion-vit")
     parser.add_argument("--weights", default="random:0")
-    parser.add_argument("--models", action="append", default=[])
     parser.add_argument("--deadline", type=float, default=120.0)
     asyncio.run(_main(parser.parse_args()))

@@ -37,7 +37,7 @@ class Forced(Curves):
     def limit(self, waiting: int) -> int:
         return self._most
 
-    def share(self, rows: int) -> int:
+    def share(self, rows: int, away: int = 0) -> int:
         return rows
 
 
