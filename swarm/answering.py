@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
-from swarm.errors import BadInput, DeadlineExceeded, Overloaded, PeerError, SwarmError
+from swarm.errors import BadInput, DeadlineExceeded, Overloaded, PeerError, SwarmError, TooLate
 from swarm.healing import Healer
 from swarm.requests import Outcome
 from swarm.route import Route
@@ -130,8 +130,8 @@ class _Request:
             self.ask(other)
             return
         pause_s = full.retry_after_s or OVERLOADED_S
-        if monotonic() + pause_s >= self._deadline:
-            raise full
+        if isinstance(full, TooLate) or monotonic() + pause_s >= self._deadline:
+            raise full  # later is no better
         await asyncio.sleep(min(pause_s, MAX_PAUSE_S))
 
     def _late(self, route: Route, late_s: float) -> None:

@@ -14,6 +14,7 @@
     │   ├── PlanGone              a peer does not know the plan: it was restarted, or let it go
     │   ├── NoFit                 all peers together have too little memory, or are too few for the goal
     │   └── Overloaded            a queue is full; try again later
+    │       └── TooLate               it could not be answered before its deadline, so it was not begun
     ├── DeadlineExceeded      the time given was used up                          exit 4
     ├── ProtocolError         bytes that make no sense                            exit 5
     │   ├── MalformedFrame        not a frame, or one with wrong fields
@@ -106,6 +107,10 @@ class Overloaded(PeerError):
     code = "overloaded"
     retry_after_s: float = 0.0
     """When there may be room again; it travels beside the error."""
+
+
+class TooLate(Overloaded):
+    code = "too-late"
 
 
 class DeadlineExceeded(SwarmError):

@@ -283,7 +283,7 @@ async def test_a_step_that_is_cancelled_as_it_ends_leaves_nothing_behind(tmp_pat
                 task.cancel()
             return task
 
-        ant.dataflow._spawn = cancelled_at_once  # type: ignore[method-assign]
+        ant.dataflow._spawn = cancelled_at_once  # type: ignore[assignment, method-assign]
         with pytest.raises(DeadlineExceeded):
             await me.dataflow.ask(plan, ones(), soon(0.3))
         assert ant.dataflow.whereabouts.longest(plan.id) is None

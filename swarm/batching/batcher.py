@@ -214,6 +214,7 @@ class Batcher:
                 stayed_s = ran.queue_s + ran.compute_s
                 self.answered += 1
                 self.stayed_s += stayed_s
+                self._queue.answered(job, stayed_s)
                 self.waited_s += max(0.0, stayed_s - self._queue.alone_s(job))
         if finished:
             self._tell(_answer, finished)

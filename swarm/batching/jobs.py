@@ -36,6 +36,8 @@ class Job:
     at: int = 0
     """How many of them they have been through."""
     compute_s: float = 0.0
+    foreseen_s: float = 0.0
+    """How long it should stay here, as far as could be told when it came."""
     latest: float = 0.0
     """When it has to begin to be answered in time, as far as can be told."""
     is_alone: bool = False

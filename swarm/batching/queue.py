@@ -15,9 +15,15 @@ from typing import Final
 
 from swarm.batching.curve import Curves
 from swarm.batching.jobs import Group, Job
-from swarm.errors import DeadlineExceeded, Overloaded, SwarmError
+from swarm.errors import DeadlineExceeded, Overloaded, SwarmError, TooLate
 
 LEAST_RETRY_S: Final = 0.005
+LEAST_FORESEEN_S: Final = 1e-4
+MARGIN: Final = 1.15
+"""What is begun and comes too late is work for nothing; what is refused can be asked of somebody else."""
+MOST_DELAY: Final = 4.0
+DELAY_SHARE: Final = 0.02
+"""How much the newest answer counts."""
 MAX_REMEMBERED: Final = 256
 """Requesters whose turn is known, and models whose batches are."""
 
@@ -54,6 +60,8 @@ class Queue:
         self._jobs = 0
         self.answered_rows = 0
         """Of the last batch: their callers may be about to ask again."""
+        self._delay = 1.0
+        """How much longer answers take than was foreseen."""
         self._soonest = math.inf
         """No job that waits has to begin earlier."""
 
@@ -68,19 +76,34 @@ class Queue:
 
         :raises Overloaded: there is no room for it, or it could not be answered in time.
         """
-        wait_s = self.wait_s()
-        own_s = self._own_s(job)
-        late_s = max(wait_s - self.batching.max_wait_s, now + wait_s + own_s - job.deadline)
-        if self._pending and late_s > 0:  # where nothing is, an estimate that is wrong has to be found out
-            raise self._overloaded(
-                f"{self._owner} has work for {wait_s:.3g} s before this request, which itself takes about "
-                f"{own_s:.3g} s: it would come too late; ask again later, or allow more time with --deadline.",
-                late_s,
-            )
+        wait_s, own_s = self.wait_s(), self._own_s(job)
+        job.foreseen_s = wait_s + own_s
+        late_s = now + MARGIN * self._delay * job.foreseen_s - job.deadline
+        if self._pending:  # where nothing is, an estimate that is wrong has to be found out
+            if late_s > 0:
+                raise self._refused(
+                    TooLate,
+                    f"{self._owner} has work for {wait_s:.3g} s before this request, which itself takes about "
+                    f"{own_s:.3g} s: that is too late; ask again later, or allow more time with --deadline.",
+                    late_s,
+                )
+            if wait_s > self.batching.max_wait_s:
+                raise self._refused(
+                    Overloaded,
+                    f"{self._owner} has work for {wait_s:.3g} s before this request, more than it takes on; ask again "
+                    "later.",
+                    wait_s - self.batching.max_wait_s,
+                )
         evicted = self._make_room(job)
         job.latest = job.deadline - (own_s / 2 if self._pending else 0.0)
         self.readmit(job)
         return evicted
+
+    def answered(self, job: Job, stayed_s: float) -> None:
+        """So long it took: what is foreseen of others is corrected by it."""
+        if job.foreseen_s > LEAST_FORESEEN_S:
+            error = min(stayed_s / job.foreseen_s, MOST_DELAY)
+            self._delay = max(1.0, self._delay + DELAY_SHARE * (error - self._delay))
 
     def readmit(self, job: Job) -> None:
         """A job that has been taken in before begins anew."""
@@ -135,7 +158,8 @@ class Queue:
         fresh = [group.jobs[0] for group in self.groups() if len(group.jobs) == 1 and not group.jobs[0].at]
         held = Counter(other.requester for other in fresh)
         greediest, most = max(held.items(), key=lambda pair: pair[1], default=("", 0))
-        full = self._overloaded(
+        full = self._refused(
+            Overloaded,
             f"{self._owner} has {len(self)} requests waiting, as many as it takes; ask again later.",
             self.wait_s() / 2,
         )
@@ -256,10 +280,12 @@ class Queue:
         return sum(self.curves(model).work_s(name, rows) for name, (model, rows) in self._pending.items())
 
     def _own_s(self, job: Job) -> float:
+        """Of its whole batch, which others fill where there are any."""
         curves = self.curves(job.model)
-        return sum(curves.work_s(name, job.rows) for name in job.slices)
+        rows = max(job.rows, curves.limit(0)) if self._pending else job.rows
+        return sum(curves.work_s(name, rows) for name in job.slices)
 
-    def _overloaded(self, sentence: str, retry_s: float) -> Overloaded:
-        error = Overloaded(sentence)
+    def _refused(self, kind: type[Overloaded], sentence: str, retry_s: float) -> Overloaded:
+        error = kind(sentence)
         error.retry_after_s = max(LEAST_RETRY_S, min(retry_s, self.batching.max_wait_s))
         return error

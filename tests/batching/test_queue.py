@@ -11,7 +11,7 @@ import pytest
 from swarm.batching.curve import Curves
 from swarm.batching.jobs import Job, Ran
 from swarm.batching.queue import Batching, Queue
-from swarm.errors import DeadlineExceeded, Overloaded
+from swarm.errors import DeadlineExceeded, Overloaded, TooLate
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_who_could_not_be_answered_in_time_is_not_let_in(job: Jobs) -> None:
     known(queue)
     for _ in range(5):
         queue.add(job(), 0.0)
-    with pytest.raises(Overloaded, match="work for 5 s") as caught:
+    with pytest.raises(TooLate, match="work for 5 s") as caught:
         queue.add(job(deadline=5.5), 0.0)
     assert caught.value.retry_after_s == pytest.approx(0.5)
     queue.add(job(deadline=6.5), 0.0)

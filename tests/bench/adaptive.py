@@ -150,7 +150,7 @@ def run(world: World, events: Sequence[Event], patience_s: float) -> None:
     hold_the_tail(world)
     world.link("slow")
     client.tell("load", "own", how={"strategy": "auto", "wire": WIRE})
-    client.wait(lambda it: it.all("loaded"), LOAD_S)
+    client.wait_for("loaded", "own", 1, LOAD_S)
     client.tell("ask", "own", requests=None, at_once=1)
     time.sleep(2 * STEADY_S)
     first = client.all("plan", "own")[-1]
