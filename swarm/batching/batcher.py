@@ -204,7 +204,7 @@ class Batcher:
         finally:
             self._running = ()
         self.busy_s += ended - began
-        self._ran_one(part, batch.rows, ended - began)
+        self._note(part, batch.rows, ended - began)
         with self._lock:
             self._queue.curves(batch.jobs[0].model).took(batch.slice, batch.rows, ended - began)
             self._queue.passed(batch.slice, batch.rows)
@@ -219,6 +219,12 @@ class Batcher:
         if finished:
             self._tell(_answer, finished)
         return bool(going)
+
+    def _note(self, part: Slice, rows: int, seconds: float) -> None:
+        try:
+            self._ran_one(part, rows, seconds)
+        except Exception:  # what only counts must not end what serves
+            log.exception("a run of %s was not counted", self._owner)
 
     def _failed(self, batch: Batch, error: Exception) -> None:
         """Only whoever is at fault hears of it: each goes again alone. Memory that a batch lacked may do for one."""

@@ -106,10 +106,10 @@ class Serving:
         self._answers: dict[int, Array] = {}
         ran, batcher = holdings.batcher._ran_one, holdings.batcher
 
-        def note(name: str, rows: int, seconds: float) -> None:
-            work = rows * subject.work(holdings._slices[name].part)
+        def note(run: Any, rows: int, seconds: float) -> None:
+            work = rows * subject.work(run.part)
             self.runs.append(Run(rows, work, seconds, monotonic(), process_time()))
-            ran(name, rows, seconds)
+            ran(run, rows, seconds)
 
         batcher._ran_one = note
 
