@@ -33,7 +33,7 @@ CUT, WIRE = "blocks.2.0.pw_proj.conv", "bfloat16"
 """Random weights make figures that are too large for float16."""
 STRONG, CLIENT, CROWD = range(3)
 SHARES = {"strong": 1.0, "client": 0.2, "crowd": 0.2}
-FASTER, SLOWER = 1.0, 0.05
+FASTER, SLOWER = 1.0, 0.03
 """What the client has of a core when something else ends or begins there."""
 FAST, SLOW, CRAWLING = 0.25, 0.85, 6.0
 """What a picture takes on the link, by what the strong peer, or (the other two) the client, needs for all of it."""
