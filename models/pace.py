@@ -1,9 +1,12 @@
 """Seconds that one sample takes in each kind of stage: measured once, then corrected by what real runs take. Pure.
 
 A real run takes `call_s` and the seconds of each of its stages. What it took over what it should have taken is the
-run's *error*; every kind in it moves by a share of that error, a half the first time, less and less, at last a tenth::
+run's *error*; every kind in it moves by a share of that error, a half the first time, less and less::
 
-    ratio ← ratio · error^share         seconds of a stage = measured · ratio
+    ratio ← ratio · error^share         seconds of a stage = measured · ratio · the device's own ratio
+
+Something else that runs on the device makes all kinds slower, those too that are not in the run: once those in it are
+well known, a run moves the ratio of the device instead.
 
 An error beyond fivefold is a stray (a machine that slept, pages that came from the disk) until several come in a row.
 """
@@ -19,10 +22,16 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 MAX_KINDS: Final = 4096
-LEAST_SHARE: Final = 0.1
+LEAST_SHARE: Final = 0.02
+DEVICE_SHARE: Final = 0.1
+SETTLED: Final = 30
+"""Runs after which a kind's own ratio is known, and what is still amiss is the device's."""
+PROBED_SHARE: Final = 0.7
+"""Of a stage that was timed anew, over many runs."""
 FAR: Final = 5.0
 PERSISTENT: Final = 5
-"""So many strays in a row are the truth."""
+BELIEVED_SHARE: Final = 0.5
+"""So many strays in a row are the truth, and then it is believed soon."""
 
 Kind = Annotated[str, Meta(min_length=1, max_length=64)]
 Duration = Annotated[float, Meta(gt=0, le=1e6)]
@@ -55,6 +64,7 @@ class Pace:
         self._call_s: float | None = None
         self._stage_s: dict[str, float] = {}
         self._corrections: dict[str, _Correction] = {}
+        self._device = _Correction()
 
     @property
     def measured(self) -> Measured | None:
@@ -87,24 +97,34 @@ class Pace:
         with self._lock:
             if self._call_s is None or seconds <= 0 or self._unknown(kinds):
                 return
-            expected = self._call_s + sum(count * self._seconds(kind) for kind, count in kinds.items())
-            for kind in kinds:
-                _correct(self._corrections.setdefault(kind, _Correction()), seconds / expected)
+            error = seconds / (self._call_s + sum(count * self._seconds(kind) for kind, count in kinds.items()))
+            corrections = [self._corrections.setdefault(kind, _Correction()) for kind in kinds]
+            if all(correction.runs >= SETTLED for correction in corrections):
+                _correct(self._device, error, DEVICE_SHARE)
+            for correction in corrections:
+                _correct(correction, error, max(LEAST_SHARE, 1 / (correction.runs + 2)))
+
+    def probed(self, kind: str, seconds: float) -> None:
+        """One stage of this kind, timed anew, takes so long by itself."""
+        with self._lock:
+            if not self._unknown([kind]):
+                self._device.ratio *= (seconds / self._seconds(kind)) ** PROBED_SHARE
 
     def _unknown(self, kinds: Iterable[str]) -> list[str]:
         return [kind for kind in kinds if kind not in self._stage_s]
 
     def _seconds(self, kind: str) -> float:
         found = self._corrections.get(kind)
-        return self._stage_s[kind] * (found.ratio if found else 1.0)
+        return self._stage_s[kind] * self._device.ratio * (found.ratio if found else 1.0)
 
 
-def _correct(correction: _Correction, error: float) -> None:
+def _correct(correction: _Correction, error: float, share: float) -> None:
     if not 1 / FAR <= error <= FAR:
         correction.strays += 1
         if correction.strays < PERSISTENT:
             return
+        share = max(share, BELIEVED_SHARE)
     else:
         correction.strays = 0
-    correction.ratio *= error ** max(LEAST_SHARE, 1 / (correction.runs + 2))
+    correction.ratio *= error**share
     correction.runs += 1

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 
 STAGES_FILE = "stages.json"
 MAX_RUNS = 512
+STALE_S = 20.0
+"""After so long without a real run nobody knows how fast this device is now."""
+LONG_S = 0.01
+"""A stage that is timed anew takes as long as this, if there is one: longer ones would hold up the worker."""
 
 InWorker = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs what blocks in the peer's one worker thread."""
@@ -58,6 +63,7 @@ class Timekeeper:
         folder: Callable[[], Path],
         stage_s: Callable[[Blueprint, int], float | None],
         call_s: Callable[[], float],
+        clock: Callable[[], float] = monotonic,
     ):
         self._folder = folder
         self._time_stage = stage_s
@@ -66,6 +72,8 @@ class Timekeeper:
         self._untimed: set[str] = set()
         self._runs: dict[tuple[str, str, str], _Run] = {}
         self._measuring = asyncio.Lock()
+        self._clock = clock
+        self._learned_at = clock()
 
     def recall(self) -> None:
         """Read what was measured here before. Blocks on the disk, so call it in a thread."""
@@ -92,6 +100,9 @@ class Timekeeper:
                     self._take(await asyncio.to_thread(_read, folder))  # another peer may have been here
                     await self._measure(blueprint, in_worker, free_bytes)
                     await asyncio.to_thread(_write, folder, self._pace.measured)
+                self._learned_at = self._clock()
+            elif self._clock() - self._learned_at > STALE_S:
+                await self._look_again(blueprint, in_worker)
         return self.stage_s(blueprint.profile)
 
     async def _measure(self, blueprint: Blueprint, in_worker: InWorker, free_bytes: int | None) -> None:
@@ -108,6 +119,18 @@ class Timekeeper:
                 self._untimed.add(stages[index].kind)
                 return
             self._pace.take(Measured(call_s, {stages[index].kind: seconds}))
+
+    async def _look_again(self, blueprint: Blueprint, in_worker: InWorker) -> None:
+        """The device may have got busy, or free, since it last ran anything: time one stage anew."""
+        stages, known = blueprint.profile.stages, self.stage_s(blueprint.profile)
+        if known is None:
+            return
+        self._learned_at = self._clock()
+        longest = max(known)
+        index = min(range(len(stages)), key=lambda i: (known[i] < min(LONG_S, longest), known[i], i))
+        seconds = await in_worker(partial(self._time_stage, blueprint, index))
+        if seconds is not None:
+            self._pace.probed(stages[index].kind, seconds)
 
     def _missing(self, profile: ModelProfile) -> list[int]:
         """Stages to time; none if one of the model's cannot be, for the others would be of no use."""
@@ -137,6 +160,7 @@ class Timekeeper:
             return
         if run.is_warm:
             self._pace.learn(run.kinds, seconds)
+            self._learned_at = self._clock()
         run.is_warm = True
 
 

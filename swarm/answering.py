@@ -100,6 +100,8 @@ class _Request:
             self._late(route, late_s)
         for task in done:
             if (outcome := await self._ended(task, self._asked.pop(task))) is not None:
+                if self._is_late:
+                    self._all.healer.came_late()
                 return outcome
         return None
 

@@ -84,6 +84,11 @@ class Healer:
             self._review_soon(0.0)
         return True
 
+    def came_late(self) -> None:
+        """A late request is answered: only now its peers and links know how slow they were."""
+        self._in_haste = True
+        self._review_soon(SETTLE_S)
+
     async def run(self, views: AsyncIterator[View]) -> None:
         """Mend and review, until cancelled."""
         try:

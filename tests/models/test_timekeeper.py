@@ -33,14 +33,16 @@ class Device:
         self.folder = folder
         self.timed: list[int] = []
         self.refuses: set[int] = set()
+        self.now = 0.0
+        self.slower = 1.0
         self.keeper = self.another()
 
     def another(self) -> Timekeeper:
-        return Timekeeper(lambda: self.folder, self._stage_s, lambda: CALL_S)
+        return Timekeeper(lambda: self.folder, self._stage_s, lambda: CALL_S, lambda: self.now)
 
     def _stage_s(self, blueprint: Blueprint, index: int) -> float | None:
         self.timed.append(index)
-        return None if index in self.refuses else index + 1.0
+        return None if index in self.refuses else (index + 1.0) * self.slower
 
     async def in_worker(self, call: Callable[[], Any]) -> Any:
         await asyncio.sleep(0)
@@ -130,6 +132,27 @@ async def test_real_runs_correct_the_stages_that_they_run(device: Device, tiny: 
     assert await device.ask(tiny) == TINY_S, "what is kept is what was measured"
 
 
+async def test_a_device_that_has_run_nothing_for_a_while_looks_again_how_fast_it_is(
+    device: Device, tiny: Blueprint
+) -> None:
+    """Something else may run on it now; one stage tells, the shortest of those that can be timed well."""
+    await device.ask(tiny)
+    device.timed.clear()
+    device.slower, device.now = 3.0, 10.0
+    assert await device.ask(tiny) == TINY_S
+    for _ in range(6):
+        device.now += 30.0
+        found = await device.ask(tiny)
+    assert device.timed == [0] * 6
+    assert found == pytest.approx([3 * seconds for seconds in TINY_S], rel=0.02)
+    device.keeper.built(tiny.profile, _part(tiny))
+    device.now += 30.0
+    for _ in range(2):
+        device.keeper.learn(_part(tiny), 1, CALL_S + 3 * sum(TINY_S))
+    await device.ask(tiny)
+    assert len(device.timed) == 6, "it has run something just now"
+
+
 async def test_the_first_run_of_a_part_brings_its_weights_and_teaches_nothing(device: Device, tiny: Blueprint) -> None:
     await device.ask(tiny)
     for _ in range(2):
@@ -169,6 +192,16 @@ def test_learning_starts_with_big_steps() -> None:
     assert 0.2 < steps[0] < 0.3
     assert all(step >= 0 for step in steps)
     assert _seconds(pace, "block") == pytest.approx(1.5, rel=0.02)
+
+
+def test_a_device_that_gets_busy_is_slower_in_what_it_does_not_run_too() -> None:
+    pace = _pace(head=1.0, tail=4.0)
+    for _ in range(40):
+        pace.learn(Counter(head=1), CALL_S + 1.0)
+    for _ in range(100):
+        pace.learn(Counter(head=1), 2 * (CALL_S + 1.0))
+    assert _seconds(pace, "tail") == pytest.approx(8.0, rel=0.25)
+    assert _seconds(pace, "head") == pytest.approx(2.25, rel=0.05)
 
 
 def test_a_stray_is_ignored_and_a_new_truth_is_not() -> None:
