@@ -117,7 +117,9 @@ def _opened(item: Picture, name: str, mode: str | None, channels: int) -> Image.
         raise BadInput(f"{name} has more pixels than a picture should; make it smaller and try again.") from error
     except FileNotFoundError as error:
         raise BadInput(f"There is no picture {name}.") from error
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError) as error:
+    except UnidentifiedImageError as error:
+        raise BadInput(f"{name} cannot be read as a picture: it is none, or of another kind.") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise BadInput(f"{name} cannot be read as a picture: {error}.") from error
 
 

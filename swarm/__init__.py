@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from swarm.batching import Batching
     from swarm.errors import DeadlineExceeded, PeerError, ProtocolError, SwarmError, UsageError, WeightsError
     from swarm.peer import Peer
     from swarm.plan import Plan
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batching",
     "DeadlineExceeded",
     "Peer",
     "PeerError",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "swarm.batching": ("Batching",),
     "swarm.errors": ("DeadlineExceeded", "PeerError", "ProtocolError", "SwarmError", "UsageError", "WeightsError"),
     "swarm.peer": ("Peer",),
     "swarm.plan": ("Plan",),

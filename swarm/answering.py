@@ -9,6 +9,7 @@ pick a route ─▶ ask ─▶ answer
 from __future__ import annotations
 
 import asyncio
+from random import uniform
 from time import monotonic
 
 from swarm.errors import BadInput, DeadlineExceeded, Overloaded, PeerError, SwarmError, TooLate
@@ -17,9 +18,10 @@ from swarm.requests import Outcome
 from swarm.route import Route
 from swarm.types import Array
 
-OVERLOADED_S = 0.2
-"""How long a request waits before it knocks again at a queue that was full."""
-MAX_PAUSE_S = 1.0
+OVERLOADED_S, MAX_PAUSE_S = 0.02, 1.0
+"""How long a request waits before it knocks again at a full queue: at first, and, doubled each time, at most."""
+SPREAD = (0.75, 1.25)
+"""Of that pause: those who were refused together shall not come back together."""
 MAX_LOSSES, MAX_FAILURES = 6, 2
 """A request under which peers go or fail again and again may itself be the cause."""
 MAX_HEDGES = 8
@@ -35,12 +37,13 @@ class Answering:
         self.healer = healer
         self.hedges = 0
 
-    async def answer(self, x: Array, deadline: float) -> tuple[Outcome, int]:
-        """The outcome for `x` `[B, ...]`, and how many attempts it took; until `deadline` (monotonic seconds).
+    async def answer(self, x: Array, deadline: float, *, waits: bool = True) -> tuple[Outcome, int]:
+        """The outcome for `x` `[B, ...]`, and how many attempts it took; until `deadline` (monotonic seconds). It
+        `waits` where queues are full, and asks again.
 
         :raises SwarmError: no plan could answer; the sentence says why.
         """
-        request = _Request(self, x, deadline)
+        request = _Request(self, x, deadline, waits)
         try:
             while True:
                 if not request.is_out:
@@ -55,18 +58,19 @@ class Answering:
 class _Request:
     """One input, and the tasks that are out for its answer."""
 
-    def __init__(self, all_: Answering, x: Array, deadline: float) -> None:
+    def __init__(self, all_: Answering, x: Array, deadline: float, waits: bool) -> None:
         self.attempts = 0
         self._all = all_
         self._x = x
         self._deadline = deadline
+        self._waits = waits
         self._asked: dict[asyncio.Task[Outcome], Route] = {}
         self._looking: asyncio.Task[bool] | None = None
         self._loop = asyncio.get_running_loop()
         self._woken = self._loop.create_future()
         self._is_late = False
         self._is_hedged = False
-        self._failures = 0
+        self._failures = self._refusals = 0
 
     @property
     def is_out(self) -> bool:
@@ -131,9 +135,10 @@ class _Request:
             self._all.hedges += 1
             self.ask(other)
             return
-        pause_s = full.retry_after_s or OVERLOADED_S
-        if isinstance(full, TooLate) or monotonic() + pause_s >= self._deadline:
+        pause_s = max(full.retry_after_s, OVERLOADED_S * 2**self._refusals) * uniform(*SPREAD)
+        if isinstance(full, TooLate) or not self._waits or monotonic() + pause_s >= self._deadline:
             raise full  # later is no better
+        self._refusals += 1
         await asyncio.sleep(min(pause_s, MAX_PAUSE_S))
 
     def _late(self, route: Route, late_s: float) -> None:

@@ -84,7 +84,7 @@ class Peer:
     :param home: folder of the secret and this device's keys; SWARM_HOME or the user's configuration folder by default.
     :param new_identity: forget the key that this peer would take up again, and with it its id.
     :param on_secret: keeps a new secret that another peer hands over; then enter a new Peer with it.
-    :param batching: how requests share batches, how large those may be, and how much may wait.
+    :param batching: a `swarm.Batching`: how requests share batches, how large those are, how much may wait.
     :raises AddressInUse: on entering, when `port` belongs to another program.
     :raises NotInvited: on entering, when a swarm is here and this device has no secret; and for any client without one.
     """

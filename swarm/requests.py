@@ -98,9 +98,10 @@ class Requests:
 
 
 def out_of_time(plan: Plan) -> DeadlineExceeded:
+    steps = "the one step" if len(plan.steps) == 1 else f"the {len(plan.steps)} steps"
     return DeadlineExceeded(
-        f"No answer before the deadline from the {len(plan.steps)} steps of this plan; allow more time with "
-        "--deadline, or see with `swarm status` whether a peer is busy."
+        f"No answer before the deadline from {steps} of this plan; allow more time with --deadline, or see with "
+        "`swarm status` whether a peer is busy."
     )
 
 

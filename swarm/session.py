@@ -59,10 +59,12 @@ class Session:
         """The one in use; another one after a loss, or when a better one was found."""
         return self._healer.routes.plan
 
-    async def __call__(self, x: Any, *, deadline_s: float = DEADLINE_S) -> Result:
+    async def __call__(self, x: Any, *, deadline_s: float = DEADLINE_S, waits: bool = True) -> Result:
         """Answer a batch within `deadline_s` seconds.
 
         :param x: float32 `[B, C, H, W]`, or uint8 for raw pixels; one PIL image, one path, or a list of either.
+        :param waits: whether to ask again, until the deadline, where a queue is full.
+        :raises Overloaded: a queue is full and it does not wait, or the deadline cannot be met.
         :raises BadInput: an unreadable picture or a wrong shape.
         :raises PeerError: peers went away, and no other plan could be had.
         :raises DeadlineExceeded: no answer in time.
@@ -72,7 +74,8 @@ class Session:
         began = monotonic()
         model = self.plan.steps[0].part.model
         try:
-            outcome, attempts = await self._answering.answer(await self._input(x, deadline_s), began + deadline_s)
+            given = await self._input(x, deadline_s)
+            outcome, attempts = await self._answering.answer(given, began + deadline_s, waits=waits)
             self._interpreter.check(outcome.output)
         except SwarmError as error:
             self._metrics.fail(self._metrics.failed, model, error.code)
@@ -98,7 +101,7 @@ class Session:
                 return await self._interpreter.input(x)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"The input was not read within {deadline_s:g} s; is its disk or network slow?"
+                f"The {deadline_s:.3g} s of the request were over before its pictures were read; allow more time."
             ) from None
 
     async def aclose(self) -> None:

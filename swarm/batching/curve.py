@@ -60,6 +60,7 @@ class Curve:
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._runs = 0
         self._sizes: dict[int, _Size] = {}
         self._powers = size_of(most).bit_length()
         self._nearest: list[_Size] = []
@@ -67,6 +68,7 @@ class Curve:
 
     def took(self, rows: int, seconds: float) -> None:
         """A batch of so many rows ran."""
+        self._runs += 1
         size, row_s = self._size(rows), seconds / rows
         if size in self._sizes:
             self._sizes[size].took(row_s)
@@ -84,8 +86,8 @@ class Curve:
         return self._sizes[self._nearest_size(size)].best_s
 
     def work_s(self, rows: int, limit: int) -> float:
-        """Seconds that so many rows need, in batches up to the limit; 0 while nothing is known."""
-        if rows <= 0 or not self._nearest:
+        """Seconds that so many rows need, in batches up to the limit; 0 while little is known: a first run is slow."""
+        if rows <= 0 or self._runs < FEW:
             return 0.0
         return rows * self._nearest[min((min(rows, limit) - 1).bit_length(), self._powers - 1)].row_s
 

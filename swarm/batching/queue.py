@@ -15,7 +15,7 @@ from typing import Final
 
 from swarm.batching.curve import Curves
 from swarm.batching.jobs import Group, Job
-from swarm.errors import DeadlineExceeded, Overloaded, SwarmError, TooLate
+from swarm.errors import DeadlineExceeded, Overloaded, SwarmError, TooLate, UsageError
 
 LEAST_RETRY_S: Final = 0.005
 LEAST_FORESEEN_S: Final = 1e-4
@@ -42,6 +42,14 @@ class Batching:
     """Longest time that a request may have to wait, as far as can be told when it comes."""
     max_delay_s: float = 0.0
     """How long an idle worker waits for company for a request."""
+
+    def __post_init__(self) -> None:
+        if self.policy not in ("joining", "slices", "tails"):
+            raise UsageError(f"There is no batching called '{self.policy}'; choose joining, slices or tails.")
+        if self.max_batch < 1 or self.max_waiting < 0:
+            raise UsageError("A batch has at least one row, and no fewer than none can wait.")
+        if not (0 <= self.max_wait_s < math.inf and 0 <= self.max_delay_s < math.inf):
+            raise UsageError("The longest wait and delay are numbers of seconds, not negative.")
 
 
 class Queue:

@@ -178,7 +178,7 @@ def join(name: str | None, code: str | None, new: bool, memory: int | None, json
     def make(**changes: Any) -> Peer:
         return _peer(name, memory_bytes=memory, batching=batching, **(common | changes))
 
-    command.run(make, wish, as_json=json)
+    command.run(make, wish, device=common["device"], as_json=json)
 
 
 @app.command(short_help="Show a code that lets one more device in.")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarm.cli.show import say
-from swarm.errors import BadInput, UsageError
+from swarm.errors import BadInput, SwarmError, UsageError
 from swarm.types import Address
 
 if TYPE_CHECKING:
@@ -52,8 +52,11 @@ def asked(
 
 
 @asynccontextmanager
-async def opened(peer: Peer, http: Http | None) -> AsyncIterator[Gateway | None]:
-    """The gateway that was asked for, for as long as the block runs; None when there is none."""
+async def opened(
+    peer: Peer, http: Http | None, on_failed: Callable[[SwarmError], None]
+) -> AsyncIterator[Gateway | None]:
+    """The gateway that was asked for, for as long as the block runs; None when there is none. `on_failed` is told of a
+    model that it never can serve."""
     if http is None:
         yield None
         return
@@ -62,7 +65,10 @@ async def opened(peer: Peer, http: Http | None) -> AsyncIterator[Gateway | None]
     own = platform.node()
     names = (*http.names, *((own, f"{own.split('.')[0]}.local") if own else ()))
     where = http.address
-    async with Gateway(peer, where.host, where.port, http.token, http.serve, names=names, on_problem=say) as gateway:
+    gateway = Gateway(
+        peer, where.host, where.port, http.token, http.serve, names=names, on_problem=say, on_failed=on_failed
+    )
+    async with gateway:
         yield gateway
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from swarm.background import in_daemon_thread
 from swarm.cli import loop
 from swarm.cli.entry import Wish, admit
 from swarm.cli.http import opened
 from swarm.cli.show import address, note, print_json, say, tell
+from swarm.errors import SwarmError
 from swarm.identity import Keyring
+from swarm.models.devices import AUTO, CPU, pick
 from swarm.peer import Peer
 from swarm.secret import Secret
 from swarm.types import PeerId, PeerState, View
@@ -26,13 +30,15 @@ _WORDS = {
 }
 
 
-def run(make: Callable[..., Peer], wish: Wish, *, as_json: bool) -> None:
+def run(make: Callable[..., Peer], wish: Wish, *, device: str, as_json: bool) -> None:
     """`make` gives a peer of the flags, with those of `Peer` that it is called with changed."""
-    loop.run(_join(make, wish, as_json), signal_is_success=True)
+    loop.run(_join(make, wish, device, as_json), signal_is_success=True)
 
 
-async def _join(make: Callable[..., Peer], wish: Wish, as_json: bool) -> None:
+async def _join(make: Callable[..., Peer], wish: Wish, device: str, as_json: bool) -> None:
     """Live after life: a new secret that another peer hands over begins the next one."""
+    if device not in (AUTO, CPU):
+        await in_daemon_thread(partial(pick, device))  # who asks for a device that is not here hears it now
     keyring = Keyring()
     admitted = await admit(wish, keyring)
     changes: dict[str, Any] = {"secret": admitted.secret, "peer": admitted.peers}
@@ -45,7 +51,12 @@ async def _join(make: Callable[..., Peer], wish: Wish, as_json: bool) -> None:
             if not fresh.done():
                 fresh.set_result((secret, name))
 
-        async with make(**changes, on_secret=keep if admitted.kept else None) as peer, opened(peer, http) as gateway:
+        def failed(error: SwarmError, fresh: asyncio.Future[tuple[Secret, str]] = fresh) -> None:
+            if not fresh.done():
+                fresh.set_exception(error)
+
+        joined = make(**changes, on_secret=keep if admitted.kept else None)
+        async with joined as peer, opened(peer, http, failed) as gateway:
             http = http.at(gateway.address) if http is not None and gateway is not None else None
             secret, name = await _live(peer, gateway, fresh, as_json)
             changes |= {"secret": secret, "port": _port(peer), "new_identity": False}

@@ -47,7 +47,7 @@ async def _answered(session: Session, x: Array | list[bytes], deadline: float) -
     most = session.plan.max_batch
     try:
         if len(x) <= most:
-            result = await session(x, deadline_s=max(0.0, deadline - monotonic()))
+            result = await session(x, deadline_s=max(0.0, deadline - monotonic()), waits=False)
             return Answered(result.output, (result,))
         return _joined([await _piece(session, x[at : at + most], deadline) for at in range(0, len(x), most)])
     except (UsageError, PeerError, DeadlineExceeded):
@@ -62,7 +62,7 @@ async def _piece(session: Session, x: Array | list[bytes], deadline: float) -> R
     left = deadline - monotonic()
     if left <= 0:
         raise DeadlineExceeded("The time of the request was over before all of its rows were answered; send fewer.")
-    return await session(x, deadline_s=left)
+    return await session(x, deadline_s=left, waits=False)
 
 
 def _joined(results: Sequence[Result]) -> Answered:

@@ -125,6 +125,12 @@ class Repository:
         self._models.clear()
         await asyncio.gather(*(session.aclose() for session in sessions))
 
+    async def farewell(self, grace_s: float) -> None:
+        """Requests may come to their ends for a while; those that are left then hear that this server leaves."""
+        loaded = [model for model in self._models.values() if model.session is not None]
+        await asyncio.gather(*(model.drained(grace_s) for model in loaded))
+        await asyncio.gather(*(model.session.aclose() for model in loaded if model.session is not None))
+
     def models(self) -> Sequence[Model]:
         """Sorted by name."""
         return sorted(self._models.values(), key=lambda model: model.name)
@@ -181,7 +187,9 @@ class Repository:
         await asyncio.wait([model.closing])
         return True
 
-    async def keep(self, name: str, wish: Wish, on_problem: Callable[[str], None]) -> None:
+    async def keep(
+        self, name: str, wish: Wish, on_problem: Callable[[str], None], on_failed: Callable[[SwarmError], None]
+    ) -> None:
         """Load a model that is to be served, again and again while it is others that are missing."""
         wait_s = RETRY_S
         self._kept.add(name)
@@ -191,7 +199,7 @@ class Repository:
             except (PeerError, DeadlineExceeded) as error:
                 on_problem(f"{name} is not served yet, and tried again: {error}")
             except SwarmError as error:
-                on_problem(f"{name} cannot be served: {error}")
+                on_failed(error)
                 return
             else:
                 return

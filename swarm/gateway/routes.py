@@ -46,6 +46,8 @@ _OF_MODEL: Final = {
     "ready": (Endpoint.MODEL_READY, "GET"),
     "stats": (Endpoint.STATISTICS, "GET"),
 }
+_TRITONS: Final = ("config", "trace")
+"""What Triton has beyond the protocol."""
 _OF_REPOSITORY: Final = {"load": (Endpoint.LOAD, "POST"), "unload": (Endpoint.UNLOAD, "POST")}
 _MODELS, _REPOSITORY = "/v2/models/", "/v2/repository/models/"
 
@@ -72,6 +74,8 @@ def route(method: str, target: str) -> Route | Reply:
 
 def _model(method: str, rest: str) -> Route | Reply:
     name, _, action = rest.rpartition("/")
+    if name and action in _TRITONS:
+        return refused(404, f"This server has no '{action}' of a model; see its metadata.", closes=True)
     endpoint, wanted = Endpoint.METADATA, "GET"
     if name and action in _OF_MODEL:
         endpoint, wanted = _OF_MODEL[action]

@@ -36,8 +36,10 @@ from swarm.types import Address
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8000
 EXTENSIONS: Final = ("binary_tensor_data", "classification", "model_repository", "parameters", "statistics")
+GRACE_S: Final = 1.0
+"""How long requests may still take when the gateway ends; then they hear that it does."""
 CLOSE_S: Final = 1.5
-"""How long requests may still take when the gateway ends."""
+"""How long their answers may take to be sent."""
 BACKLOG: Final = 512
 MAX_WORDS: Final = 65536
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -71,7 +73,8 @@ class Gateway:
     :param token: what clients have to send; without one only this device may be listened to.
     :param serve: models to load at once, in the background; the server is ready when all of them are.
     :param names: more names that clients reach this device under.
-    :param on_problem: told, in a sentence, why a model cannot be served.
+    :param on_problem: told, in a sentence, why a model cannot be served yet.
+    :param on_failed: told why a model of `serve` never can be.
     :raises UsageError: the token is missing or weak, or there is no such address here.
     :raises AddressInUse: on entering, when the port belongs to another program.
     """
@@ -86,6 +89,7 @@ class Gateway:
         *,
         names: Iterable[str] = (),
         on_problem: Callable[[str], None] = lambda sentence: None,
+        on_failed: Callable[[SwarmError], None] = lambda error: None,
         bodies: Bodies | None = None,
     ) -> None:
         self.address = Address(host, port)
@@ -93,6 +97,7 @@ class Gateway:
         self._guard = Guard(host, names, token)
         self._serve = tuple(dict.fromkeys(serve))
         self._on_problem = on_problem
+        self._on_failed = on_failed
         self._bodies = bodies or Bodies()
         self._codes: Counter[int] = Counter()
         self._stack = AsyncExitStack()
@@ -129,6 +134,7 @@ class Gateway:
         self._repository = await self._stack.enter_async_context(Repository(self._peer))
         self._connections = Connections(self._handle)
         self._stack.push_async_callback(self._connections.shutdown, CLOSE_S)
+        self._stack.push_async_callback(self._repository.farewell, GRACE_S)
         self._stack.callback(self._connections.pre_shutdown)
         listener = await self._listen()
         self._stack.callback(listener.close)
@@ -136,7 +142,7 @@ class Gateway:
         tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
         background = [tasks.create_task(logged(self._connections.watch))]
         for name in self._serve:
-            keep = logged(self._repository.keep, name, Wish(), self._on_problem)
+            keep = logged(self._repository.keep, name, Wish(), self._on_problem, self._on_failed)
             background.append(tasks.create_task(keep))
         self._stack.callback(lambda: [task.cancel() for task in background])
 

@@ -10,7 +10,16 @@ from typing import Any, Final
 
 import msgspec
 
-from swarm.errors import DeadlineExceeded, Overloaded, PeerError, SwarmError, UnknownModel, UsageError, plain
+from swarm.errors import (
+    DeadlineExceeded,
+    Overloaded,
+    PeerError,
+    SwarmError,
+    UnknownModel,
+    UsageError,
+    WeightsError,
+    plain,
+)
 
 JSON: Final = MappingProxyType({"Content-Type": "application/json"})
 COMMON: Final = MappingProxyType({"Server": "swarm", "X-Content-Type-Options": "nosniff"})
@@ -22,7 +31,13 @@ _STATUSES: Final[tuple[tuple[type[SwarmError], int], ...]] = (
     (UsageError, 400),
     (PeerError, 503),
     (DeadlineExceeded, 504),
+    (WeightsError, 503),
 )
+_ELSEWHERE: Final = (
+    ("allow more time with --deadline", "allow more time with the parameter 'timeout'"),
+    ("use --weights FILE", "load it on the device itself with --weights FILE"),
+)
+"""Advice for a command line, and what it is over HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +62,10 @@ def refused(status: int, sentence: str, headers: Mapping[str, str] | None = None
 
 def failed(error: SwarmError) -> Reply:
     """An error of the swarm as the status that clients know how to treat."""
+    sentence = str(error)
+    for there, here in _ELSEWHERE:
+        sentence = sentence.replace(there, here)
     if isinstance(error, Overloaded):
-        return refused(503, str(error), {"Retry-After": str(max(RETRY_AFTER_S, ceil(error.retry_after_s)))})
+        return refused(503, sentence, {"Retry-After": str(max(RETRY_AFTER_S, ceil(error.retry_after_s)))})
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
-    return refused(status, str(error))
+    return refused(status, sentence)

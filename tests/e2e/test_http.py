@@ -265,3 +265,9 @@ def test_the_same_port_after_a_new_secret(tmp_path: Path) -> None:
         assert events[1]["http"] == peer.http
         with urllib.request.urlopen(f"{peer.http}/v2/health/live", timeout=10) as answer:
             assert json.load(answer) == {"live": True}
+
+
+def test_what_can_never_be_ends_the_command() -> None:
+    here = ("--port", "0", "--no-mdns")
+    check_sentence(swarm("join", "--http", ":0", "--serve", "no-such-model", *here), 2, "no-such-model")
+    check_sentence(swarm("join", "--device", "cuda:7", *here), 2, "cuda:7", "cpu")

@@ -51,7 +51,7 @@ class FakeSession:
         self.waiting = self.cancelled = 0
         self.is_closed = False
 
-    async def __call__(self, x: Array | list[bytes], *, deadline_s: float) -> Result:
+    async def __call__(self, x: Array | list[bytes], *, deadline_s: float, waits: bool = True) -> Result:
         self.asked.append(len(x))
         self.deadlines.append(deadline_s)
         if self.failure is not None:

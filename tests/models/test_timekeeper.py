@@ -140,6 +140,7 @@ async def test_a_device_that_has_run_nothing_for_a_while_looks_again_how_fast_it
     device.timed.clear()
     device.slower, device.now = 3.0, 10.0
     assert await device.ask(tiny) == TINY_S
+    found: tuple[float, ...] | None = None
     for _ in range(6):
         device.now += 30.0
         found = await device.ask(tiny)
