@@ -27,7 +27,7 @@ from swarm.wire import Frame, Kind, encode
 from tests.transport.contract import ALICE, ANYWHERE, BOB, Deed, hello
 from tests.transport.test_tcp import Authority
 
-QUICK = Limits(hello_s=0.4)
+QUICK = Limits(hello_s=1.0)
 OURS = (b"name-b", b"b" * 32, b"SWM\x01", b"swarm's protocol")
 HELLO = bytes(encode(Frame(Kind.HELLO, fields={"protocol": 1, "id": ALICE, "name": "x", "purpose": "control"}))[0])
 CLAIMS_4_GB = b"SWM\x01" + (64).to_bytes(4, "big") + (2**32).to_bytes(8, "big")
