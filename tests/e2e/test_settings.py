@@ -31,7 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(more, name=name)
 
     monkeypatch.setattr(cli, "_peer", peer)
-    monkeypatch.setattr(join, "run", lambda make, wish, as_json: make())
+    monkeypatch.setattr(join, "run", lambda make, wish, device, as_json: make())
     return seen
 
 
