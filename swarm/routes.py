@@ -128,7 +128,7 @@ class Routes:
 
     async def aclose(self) -> None:
         """End all routes; idempotent, and bounded in time."""
-        self.end(SwarmError("This session was closed before the answer came; load the model again."))
+        self.end(PeerLost("This session was closed before the answer came; load the model again."))
         self._keepers.clear()
         for task in self._tasks:
             task.cancel()

@@ -16,7 +16,7 @@ import pytest
 
 from swarm import answering, healing, host, negotiation, pace, route
 from swarm.batching import Batching
-from swarm.errors import Declined, NoFit
+from swarm.errors import Declined, NoFit, PeerLost
 from swarm.holdings import together
 from swarm.plan import Candidate, Goal, Part, Plan
 from swarm.transport import Call, Reply
@@ -320,6 +320,7 @@ async def test_closing_ends_requests_under_way_at_once_and_says_so(tmp_path: Pat
                 ended = await asyncio.gather(*asked, return_exceptions=True)
             stuck.set()
         assert all("session was closed" in str(error) for error in ended), ended
+        assert all(isinstance(error, PeerLost) for error in ended), "a server's client may ask another server"
 
 
 async def test_what_is_broken_does_not_wait_for_a_review(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
