@@ -185,7 +185,9 @@ async def test_a_deadline_ends_the_wait_for_company() -> None:
     gate = Gate()
     gate.open.set()
     async with one_part(gate, batching=Batching(max_delay_s=30)) as batcher:
-        await batcher.run("p", rows(0), later(0.5))
+        ran = await batcher.run("p", rows(0), later(0.5))
+    assert ran.output.tolist() == [[1]]
+    assert ran.queue_s > 0.2, "company was waited for"
 
 
 async def test_company_is_waited_for_if_that_is_wanted() -> None:

@@ -277,7 +277,9 @@ async def test_a_client_that_does_not_read_is_dropped() -> None:
     _, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
     writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     await gone.wait()
+    assert len(connections.connections) == 1, "its answer is still on the way"
     await until(lambda: not connections.connections)
+    assert not watching.done()
     watching.cancel()
     writer.close()
     listener.close()

@@ -228,9 +228,15 @@ FIELDS = ("name", "shape", "datatype", "data", "parameters")
 )
 def test_words_of_other_kinds_are_errors_of_the_protocol(tensor: dict[str, Any], request_: dict[str, Any]) -> None:
     try:
-        parsed(numbers(1, **tensor) | request_)
+        found = parsed(numbers(1, **tensor) | request_)
     except BadInput:
         return
+    if isinstance(found.x, list):
+        assert all(isinstance(picture, bytes) for picture in found.x)
+    else:
+        assert found.x.shape[1:] == TOY.input.shape
+        assert found.x.dtype in (np.float32, np.uint8)
+    assert all(wanted.name in ("output", "labels", "scores") for wanted in found.outputs)
 
 
 # The answer
