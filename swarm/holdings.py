@@ -30,7 +30,6 @@ MAX_NAMES = 64
 WARM_S = 300.0
 """How long a part that nobody leases stays in memory, ready for the next plan."""
 
-
 Tensors = Mapping[str, int]
 """Bytes of tensors by the SHA-256 of their content."""
 
@@ -47,7 +46,7 @@ class Held:
     slices: tuple[str, ...] = ()
     """Keys of what its rows go through, in order."""
     used: set[str] = field(default_factory=set)
-    """All that it has ever been sliced into: requests may be on their way through."""
+    """Those, and what it was sliced into before for as long as requests are on their way through."""
     last_used_s: float = field(default_factory=monotonic)
 
 
@@ -85,13 +84,7 @@ class Holdings:
         """Free and total bytes of an accelerator, if parts run on one."""
         self.leased: Callable[[], Mapping[str, Tensors]] = dict
         """The tensors of every promised part by its key, held already or not."""
-        self.batcher = Batcher(
-            self._slices_of,
-            self._slice_of,
-            batching,
-            owner=name,
-            ran=self._ran,
-        )
+        self.batcher = Batcher(self._slices_of, self._slice_of, batching, owner=name, ran=self._ran)
 
     @property
     def names(self) -> tuple[str, ...]:

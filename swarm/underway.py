@@ -21,7 +21,8 @@ class Underway:
         """By requester."""
         self._works: dict[Key, set[asyncio.Future[Any]]] = {}
 
-    def add(self, key: Key, work: asyncio.Future[Any], requester: PeerId = PeerId(""), nbytes: int = 0) -> None:  # noqa: B008 - a string
+    def add(self, key: Key, work: asyncio.Future[Any], requester: PeerId, nbytes: int) -> None:
+        """Until the work is done, its requester holds so many bytes here."""
         self._works.setdefault(key, set()).add(work)
         self.held_bytes[requester] += nbytes
         work.add_done_callback(partial(self._done, key, requester, nbytes))

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Final
 
 ENOUGH: Final = 1.04
+"""How much longer than at the best size a row may take."""
 CHEAP: Final = 1.12
 """How much longer a row may take in half a batch than in a whole one, so that halves are worth it."""
 LEAST_SHARE: Final = 0.1

@@ -18,7 +18,8 @@ def advance(
     """Those that are through, with their rows; and the others, by the slice that comes next.
 
     :param y: `[rows of the batch, ...]` on the run device.
-    :param leave: brings it back; while some rows go on, what leaves is copied, for they may be overwritten.
+    :param leave: brings it back; while some rows go on, what leaves is copied, or a small answer would keep the memory
+        of the whole batch.
     """
     spans = list(_spans(batch.jobs))
     through = [(job, span) for job, span in spans if job.at + 1 == len(job.slices)]

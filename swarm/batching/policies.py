@@ -19,7 +19,6 @@ from swarm.batching.queue import Queue
 class Policy(Protocol):
     """Chooses from a queue. It is told of every batch that went through a slice, with those of it that go on."""
 
-    name: str
     is_sliced: bool
     """Parts that overlap run slice by slice, each slice in one copy; else every part runs as a whole."""
 
@@ -31,7 +30,6 @@ class Policy(Protocol):
 
 
 class Tails:
-    name = "tails"
     is_sliced = False
 
     def next(self, queue: Queue) -> Batch | None:
@@ -42,7 +40,6 @@ class Tails:
 
 
 class Slices:
-    name = "slices"
     is_sliced = True
 
     def next(self, queue: Queue) -> Batch | None:
@@ -53,7 +50,6 @@ class Slices:
 
 
 class Joining:
-    name = "joining"
     is_sliced = True
 
     def __init__(self) -> None:
