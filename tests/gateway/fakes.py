@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -21,6 +21,7 @@ from swarm.result import Result
 from swarm.types import Array, PeerId, PeerState, PeerView, TensorSpec, View
 from swarm.types import PeerRecord as Record
 
+INFER = "/v2/models/toy/infer"
 ME = PeerId("a" * 32)
 SHAPE, CLASSES, MAX_BATCH = (1, 2, 2), 6, 4
 PLAN = Plan(
@@ -190,3 +191,10 @@ def binary(array: Array, datatype: str = "FP32", **request: Any) -> tuple[bytes,
 
 def packed(*elements: bytes) -> bytes:
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Not for ever."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
