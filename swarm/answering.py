@@ -65,6 +65,8 @@ class _Request:
         self._deadline = deadline
         self._waits = waits
         self._asked: dict[asyncio.Task[Outcome], Route] = {}
+        self._full: list[Route] = []
+        """Those that have just refused it."""
         self._looking: asyncio.Task[bool] | None = None
         self._loop = asyncio.get_running_loop()
         self._woken = self._loop.create_future()
@@ -129,10 +131,9 @@ class _Request:
         """Another route may have room; else knock again in a while, if that may help."""
         if self._asked:
             return
-        other = self._all.healer.routes.at_hand([route])
-        if other is not None and not self._is_hedged:
-            self._is_hedged = True
-            self._all.hedges += 1
+        self._full.append(route)
+        other = self._all.healer.routes.at_hand(self._full)
+        if other is not None:
             self.ask(other)
             return
         pause_s = max(full.retry_after_s, OVERLOADED_S * 2**self._refusals) * uniform(*SPREAD)
@@ -140,6 +141,7 @@ class _Request:
             raise full  # later is no better
         self._refusals += 1
         await asyncio.sleep(min(pause_s, MAX_PAUSE_S))
+        self._full.clear()
 
     def _late(self, route: Route, late_s: float) -> None:
         """Have it looked for; ask on another route as soon as there is one, or again where nobody has it."""

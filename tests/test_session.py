@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from swarm import host, route, routes
-from swarm.errors import DeadlineExceeded, PeerError, SwarmError
+from swarm.batching import Batching
+from swarm.errors import DeadlineExceeded, Overloaded, PeerError, SwarmError
+from swarm.plan import Goal
 from tests.toy import Swarm, session_of, swarm_of
 
 
@@ -70,3 +72,19 @@ async def test_peers_that_left_are_named_in_the_error(tmp_path: Path) -> None:
                     await vit(np.ones((1, 4)))
                 errors.append(caught.value)
             assert errors[0] is not errors[1]
+
+
+async def test_where_one_plan_is_full_a_standby_is_asked(tmp_path: Path) -> None:
+    async with (
+        swarm_of(tmp_path, "me", "ant", "bee", "cat", "dog") as [me, ant, *others],
+        session_of(Swarm(me, ant, *others), Goal(survive=1)) as vit,
+    ):
+        ant.holdings.batcher._queue.batching = Batching(max_waiting=0)
+        result = await vit(np.ones((1, 4)), waits=False)
+        assert result.output.tolist() == [[1112.0] * 4]
+        assert result.attempts == 2
+        for other in others:
+            other.holdings.batcher._queue.batching = Batching(max_waiting=0)
+        with pytest.raises(Overloaded):
+            await vit(np.ones((1, 4)), waits=False)
+        assert vit._answering.hedges == 0
