@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn.functional import cross_entropy, pad
 
 from swarm.models.fashion_vit import MEAN, STD, build
@@ -32,11 +33,11 @@ def augmented(batch: torch.Tensor) -> torch.Tensor:
     return torch.where(torch.rand(len(batch), 1, 1, 1) < 0.5, moved.flip(3), moved)
 
 
-def train(folder: Path, out: Path, epochs: int = 15) -> None:
+def train(folder: Path, out: Path, model: nn.Module, epochs: int = 15) -> None:
     torch.manual_seed(0)
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     pictures, labels, test_pictures, test_labels = (read_idx(folder / f"{name}-ubyte.gz") for name in names)
-    model, steps = build(), epochs * (len(labels) // 128)
+    steps = epochs * (len(labels) // 128)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     cosine = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min(1.0, (s + 1) / 500) * 0.5 * (1 + math.cos(math.pi * min(s, steps) / steps))
@@ -56,4 +57,4 @@ def train(folder: Path, out: Path, epochs: int = 15) -> None:
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), Path(sys.argv[2]))
+    train(Path(sys.argv[1]), Path(sys.argv[2]), build())

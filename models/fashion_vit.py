@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "fashion-vit"
-WIDTH = 64
+WIDTH, HEADS = 64, 4
 INPUT_SHAPE = (1, 28, 28)
 MEAN, STD = (0.2860,), (0.3530,)
 LABELS = (
@@ -30,8 +30,8 @@ LABELS = (
 WEIGHTS = Path(__file__).resolve().parent / "data" / "fashion-vit.safetensors"
 
 
-def build() -> Any:
-    """The untrained module. Imports timm."""
+def build(width: int = WIDTH, heads: int = HEADS) -> Any:
+    """The untrained module, or a wider one like it. Imports timm."""
     from timm.layers import HybridEmbed
     from timm.models.vision_transformer import VisionTransformer
 
@@ -40,21 +40,21 @@ def build() -> Any:
         patch_size=1,
         in_chans=1,
         num_classes=len(LABELS),
-        embed_dim=WIDTH,
+        embed_dim=width,
         depth=12,
-        num_heads=4,
-        embed_layer=partial(HybridEmbed, backbone=_stem(), feature_size=(4, 4)),
+        num_heads=heads,
+        embed_layer=partial(HybridEmbed, backbone=_stem(width), feature_size=(4, 4)),
     )
 
 
-def _stem() -> Any:
+def _stem(width: int) -> Any:
     """Three strided convolutions, 28×28 to 4×4: sixteen tokens, which on small pictures learn faster than patches."""
     from torch import nn
 
     layers: list[nn.Module] = []
-    for before, after in pairwise((1, 16, 32, WIDTH)):
+    for before, after in pairwise((1, 16, 32, width)):
         convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
         layers += [convolution, nn.BatchNorm2d(after), nn.GELU()]
     stem = nn.Sequential(*layers)
-    stem.num_features = WIDTH  # type: ignore[assignment]
+    stem.num_features = width  # type: ignore[assignment]
     return stem

@@ -15,14 +15,30 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from swarm.types import Address, Count, Digest, Name, PeerId, Rate, Seconds, TensorSpec
+from swarm.types import Address, Count, Digest, Fraction, Name, PeerId, Rate, Seconds, TensorSpec
 
 INPUT: Final = "input"
 OUTPUT: Final = "output"
 
 Metric = Literal["latency", "throughput", "memory", "survive"]
 
+Split = Literal["tokens", "columns"]
+OnLoss = Literal["retry", "degrade"]
+
+MAX_BLOCKS: Final = 1024
 Peers = Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=64)]
+PerBlock = Annotated[tuple[Count, ...], Meta(min_length=1, max_length=MAX_BLOCKS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What a part holds of each of its blocks, for a group: so many whole heads, and so many neurons of the MLP.
+
+    Which ones does not matter to who runs them; the digest of the weights tells. A shard of all runs tokens too.
+    """
+
+    heads: PerBlock
+    neurons: PerBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +52,8 @@ class Part:
     end: Name = OUTPUT
     weights: Digest = ""
     """`weights_digest` of its own tensors. Strategies leave it out; a part without it is not taken from the wire."""
+    shard: Shard | None = None
+    """What of each block, for a member of a group; `start` and `end` are then ends of blocks. None is all of them."""
 
     @property
     def key(self) -> str:
@@ -45,12 +63,15 @@ class Part:
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.model}[{self.start}..{self.end}]@{self.key[:8]}"
+        share = "" if self.shard is None else f", {sum(self.shard.heads)} heads, {sum(self.shard.neurons)} neurons"
+        return f"{self.model}[{self.start}..{self.end}{share}]@{self.key[:8]}"
 
 
 @lru_cache(4096)
 def _key(part: Part) -> str:
-    content = (part.model, part.anatomy, part.start, part.end, part.weights)
+    content = [part.model, part.anatomy, part.start, part.end, part.weights]
+    if part.shard is not None:
+        content += [",".join(map(str, part.shard.heads)), ",".join(map(str, part.shard.neurons))]
     return sha256("\n".join(content).encode()).hexdigest()
 
 
@@ -60,12 +81,58 @@ def weights_digest(digests: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """What one peer of a group holds and does."""
+
+    part: Part
+    """With a `shard`; its weights are this member's own."""
+    tokens: Count
+    """How many of each sample's tokens are its: the first member has the first ones, and so on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """How the peers of a step share its blocks, in lock-step; `swarm.collectives` tells what they send each other.
+
+    tokens     each runs its own tokens through whole blocks; keys and values are gathered once a block
+    columns    each runs all tokens through its own heads and neurons; partial outputs are summed twice a block
+    """
+
+    split: Split
+    members: Annotated[tuple[Member, ...], Meta(min_length=1, max_length=64)]
+    """In the order of the step's peers. The first leads: it gives out the output, and nobody can do without it."""
+    tokens: Count
+    width: Count
+    keys: Count
+    needed: Count
+    """How many tokens of the output, the first ones, anybody reads; the others are zero."""
+    wire: Name = "float32"
+    scatters: bool = False
+    """Sums of columns are made token by token at their owners and gathered: fewer bytes, twice the exchanges."""
+    patience_s: Seconds = 5.0
+    """How long an exchange waits for a member before that counts as missing."""
+    on_loss: OnLoss = "retry"
+    """What becomes of a request under which a member goes: it is asked again, or goes on without it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One part run on one peer, or on a group of peers in lock-step."""
 
     id: Name
     part: Part
+    """Of a group: the run of blocks that they share, as a whole."""
     peers: Peers
+    group: Group | None = None
+
+    def part_of(self, peer: PeerId) -> Part:
+        """What `peer` holds for this step."""
+        return self.part if self.group is None else self.group.members[self.peers.index(peer)].part
+
+    @property
+    def lead(self) -> PeerId:
+        """Whoever gives out the output."""
+        return self.peers[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +146,8 @@ class Edge:
     tensor: TensorSpec
     wire: Name = "float32"
     """The dtype in which it travels."""
+    tokens: tuple[Count, Count] | None = None
+    """Only these tokens of what the sender has, from the first up to the second: `tensor` is of them alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +164,24 @@ class Goal:
     max_batch: int = 64
     survive: Count = 0
     """How many peers may be lost at once without a request having to wait for parts to be loaded."""
+    replicate: Annotated[tuple[Fraction, ...], Meta(max_length=MAX_BLOCKS)] | None = None
+    """For `partial`: the fraction of each block that the requester holds besides its share, one for all or one for each
+    block; None leaves it to the strategy."""
+    on_loss: OnLoss = "retry"
 
 
 @dataclass(frozen=True, slots=True)
 class StepEstimate:
-    """What one step of a request of one sample should take. `wire_s` and `bytes` are of the tensors that come in."""
+    """What one step of a request of one sample should take. `wire_s` and `bytes` are of the tensors that come in; of a
+    group's step, `bytes` are also those of its exchanges, as its lead sees them."""
 
     step: Name
     compute_s: Seconds
     wire_s: Seconds
     queue_s: Seconds
     bytes: Count
+    exchange_s: Seconds = 0.0
+    """Of a group: what its exchanges add to its compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +202,8 @@ class Estimate:
     """The way back."""
     ask_s: Seconds = 0.0
     """The requester's own share."""
+    accuracy: Annotated[tuple[Fraction, ...], Meta(max_length=64)] = ()
+    """Of answers while none, one, two… of the other peers are missing; empty where none may be, or nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,3 +291,5 @@ class StepTrace:
     compute_s: Seconds
     wire_s: Seconds
     bytes: Count
+    exchange_s: Seconds = 0.0
+    """Of a group: how long its lead waited for the others."""

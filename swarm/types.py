@@ -247,6 +247,21 @@ class Location:
 
 
 @dataclass(frozen=True, slots=True)
+class Inside:
+    """What may be shared out inside a stage that is a transformer block: attention by heads, an MLP by neurons, both by
+    tokens."""
+
+    heads: Count
+    neurons: Count
+    tokens: Count
+    """Of one sample."""
+    width: Count
+    """Elements of a token between blocks."""
+    keys: Count
+    """Elements of a token's keys, of all heads; its values have as many."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """What lies between two neighbouring cuts of a model. Costs are per sample."""
 
@@ -262,6 +277,8 @@ class Stage:
     """Most bytes of activations that live at once inside it, its input and output included."""
     kind: Annotated[str, Meta(max_length=64)] = ""
     """Stages of one kind do the same operations on the same shapes, so one's measured time stands for all."""
+    inside: Inside | None = None
+    """None where only the whole stage can run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +293,13 @@ class ModelProfile:
     """`blocks[k]` stages come before block k; the last entry stands for the end of the last block."""
     uncut_reason: Text | None = None
     """Why the model cannot be cut; None when it can."""
+    needed: Count = 0
+    """How many tokens of the last block's output, the first ones, have any influence on the model's."""
+    inside_reason: Text | None = None
+    """Why no block can be shared out; None when some can."""
+    resilience: Annotated[tuple[tuple[Fraction, Fraction], ...], Meta(max_length=256)] = ()
+    """Accuracy with only a fraction of every block's heads and neurons, the most important first: pairs by rising
+    fraction, the last of them (1, the whole model's). Empty when nobody has measured it."""
 
     @property
     def parameter_bytes(self) -> int:
