@@ -25,6 +25,6 @@ def twelve_heads() -> nn.Module:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent))
-    from train_fashion_vit import train
+    from train_fashion_vit import train  # type: ignore[import-not-found]
 
     train(Path(sys.argv[1]), Path(sys.argv[2]), twelve_heads())

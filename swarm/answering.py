@@ -50,6 +50,8 @@ class Answering:
                     request.ask(self.healer.routes.at_hand() or await self.healer.routes.pick(deadline))
                 outcome = await request.wait()
                 if outcome is not None:
+                    if missing := [peer for row in outcome.trace for peer in row.missing]:
+                        self.healer.went_without(missing)
                     return outcome, request.attempts
         finally:
             await request.end()

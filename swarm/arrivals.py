@@ -46,6 +46,7 @@ class Failure:
     code: Name
     sentence: Text
     retry_after_s: Seconds = 0.0
+    culprit: Annotated[str, Meta(max_length=64)] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ def agreed(edge: Edge, tensor: TensorHead, *, takes_pixels: bool) -> tuple[str, 
     spec = replace(edge.tensor, dtype=RAW_PICTURE) if takes_pixels and tensor.dtype == RAW_PICTURE else edge.tensor
     wire = edge.wire if spec.dtype == "float32" else spec.dtype
     return spec.dtype, wire, tensors.wire_bytes(spec, tensor.shape[0], edge.wire)
+
+
+def part_of(edge: Edge, x: Array) -> Array:
+    """What of a tensor `[B, tokens, width]` goes along an edge."""
+    return x if edge.tokens is None else x[:, edge.tokens[0] : edge.tokens[1]]
 
 
 def check_input(plan: Plan, edge: Edge, x: Array) -> None:

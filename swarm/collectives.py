@@ -12,10 +12,11 @@ and values, and a sum of columns is of them alone, straight to all after attenti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 
-from swarm.plan import Group, Step
-from swarm.types import DTYPE_BYTES
+from swarm.plan import INPUT, Edge, Group, Step
+from swarm.types import DTYPE_BYTES, ModelProfile, TensorSpec
 
 SCALE_BYTES = 4
 """int8 carries a float32 scale for each token's row."""
@@ -51,6 +52,13 @@ def message_bytes(group: Group, exchange: int, sender: int, receiver: int, sampl
         return 0
     tokens, width = _message(group, exchange, sender, receiver)
     return wire_bytes(samples * tokens, width, group.wire)
+
+
+def expected(group: Group, me: int) -> tuple[dict[int, int], ...]:
+    """What one member gets in each exchange: by sender, the bytes of one sample."""
+    senders = range(len(group.members))
+    sizes = ({j: message_bytes(group, n, j, me, 1) for j in senders} for n in range(exchanges(group)))
+    return tuple({sender: nbytes for sender, nbytes in each.items() if nbytes} for each in sizes)
 
 
 def wire_bytes(rows: int, width: int, wire: str) -> int:
@@ -95,3 +103,36 @@ def flaw(step: Step) -> str | None:
     if group.wire not in ("float32", "float16", "bfloat16", "int8"):
         return f"'{group.wire}' is not a wire dtype"
     return None
+
+
+def misfit(step: Step, model: ModelProfile, inputs: Sequence[Edge]) -> str | None:
+    """Where a group does not fit its model, or the edges that lead to one of its members; None if it does."""
+    group = step.group
+    assert group is not None
+    names = [INPUT, *(stage.name for stage in model.stages)]
+    if step.part.start not in names or step.part.end not in names:
+        return "it names cuts that the model does not have"
+    stages = model.stages[names.index(step.part.start) : names.index(step.part.end)]
+    if len(stages) != blocks_of(group):
+        return f"{blocks_of(group)} blocks are shared out where the model has {len(stages)} stages"
+    for stage in stages:
+        inside = stage.inside
+        if inside is None:
+            return f"{stage.name} is no block that can be shared out"
+        if (inside.tokens, inside.width, inside.keys) != (group.tokens, group.width, group.keys):
+            return f"{stage.name} has tokens of another number or width"
+    is_last = stages[-1] is model.stages[model.blocks[-1] - 1]
+    if group.needed < (model.needed if is_last and model.needed else group.tokens):
+        return "it leaves out tokens that somebody reads"
+    first = starts(group)
+    spans = {peer: (first[place], first[place + 1]) for place, peer in enumerate(step.peers)}
+    if any(edge.tokens != (spans[edge.receiver] if group.split == "tokens" else None) for edge in inputs):
+        return "a member is sent other tokens than its own"
+    return None
+
+
+def tokens_of(edge: Edge, spec: TensorSpec) -> TensorSpec:
+    """What of a tensor `[tokens, width]` travels along an edge."""
+    if edge.tokens is None or not edge.tokens[0] < edge.tokens[1] <= spec.shape[0]:
+        return spec
+    return TensorSpec((edge.tokens[1] - edge.tokens[0], *spec.shape[1:]), spec.dtype)

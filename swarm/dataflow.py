@@ -19,23 +19,22 @@ from time import monotonic
 from typing import Any
 
 from swarm import schema, tensors
-from swarm.arrivals import Arrival, Cancellation, Failure, agreed, check_input, wire_s
+from swarm.arrivals import Arrival, Cancellation, Failure, agreed, check_input, part_of, wire_s
 from swarm.background import logged
 from swarm.batching import Ran
 from swarm.errors import (
-    DeadlineExceeded,
     MalformedFrame,
     Overloaded,
-    PeerLost,
-    PeerUnreachable,
     PlanGone,
     SwarmError,
     from_code,
 )
 from swarm.exchange import Caller, Exchange, describe
+from swarm.lockstep import Lockstep
 from swarm.metrics import Metrics
 from swarm.plan import INPUT, OUTPUT, Edge, Part, Plan, Step, StepTrace
 from swarm.requests import Outcome, Requests, out_of_time
+from swarm.sending import OnSent, Sending
 from swarm.transport import Call, Router
 from swarm.types import Array, PeerId
 from swarm.underway import Underway
@@ -47,9 +46,6 @@ log = logging.getLogger(__name__)
 RunStep = Callable[[Part, Array, float, PeerId], asyncio.Future[Ran]]
 """Begins to run a part on `[B, ...]` until a deadline (monotonic seconds) for a requester; what goes wrong is in the
 future."""
-
-OnSent = Callable[[PeerId, int, float], None]
-"""Told of every tensor that a peer has acknowledged: to whom, its bytes, and the seconds until then."""
 
 FAREWELL_S = 2.0
 """How long a notice of failure or cancellation may take."""
@@ -86,6 +82,7 @@ class Dataflow:
         name: str,
         exchange: Exchange,
         run: RunStep,
+        lockstep: Callable[[Whereabouts], Lockstep],
         on_sent: OnSent = lambda peer, nbytes, s: None,
         metrics: Metrics | None = None,
     ):
@@ -93,9 +90,11 @@ class Dataflow:
         self._name = name
         self._exchange = exchange
         self._run = run
-        self._on_sent = on_sent
         self.metrics = metrics or Metrics()
+        self._sending = Sending(name, exchange, on_sent, self.metrics)
         self.whereabouts = Whereabouts(exchange)
+        self._lockstep = lockstep(self.whereabouts)
+        self._lockstep.find = lambda plan: self._ways.get(plan)  # noqa: PLW0108 - made below
         self._ways: dict[str, Way] = {}
         self._requests = Requests(self._cancel_everywhere)
         self._underway = Underway()
@@ -110,6 +109,7 @@ class Dataflow:
         self._closing = True
         self._requests.close(self._name)
         self._underway.stop_all()
+        self._lockstep.close()
         await self._tasks.__aexit__(None, None, None)
 
     def register(self, router: Router) -> None:
@@ -117,6 +117,7 @@ class Dataflow:
         router.add("failed", self._failed)
         router.add("cancel", self._cancel)
         self.whereabouts.register(router)
+        self._lockstep.register(router)
 
     def install(self, plan: Plan) -> None:
         """Take tensors of this plan (a fragment, or one's own whole plan) from now on."""
@@ -126,6 +127,7 @@ class Dataflow:
         """Forget a plan; what still runs for it ends, and its requester hears of it."""
         way = self._ways.pop(plan_id, None)
         self._requests.closed(plan_id)
+        self._lockstep.forget(plan_id)
         for key in self._underway.of_plan(plan_id):
             self._underway.stop(key)
             if way is not None and way.plan.requester != self._me:
@@ -135,6 +137,7 @@ class Dataflow:
     def lost(self, peer: PeerId, name: str) -> None:
         """A peer is gone: end every request that needs it, with a sentence."""
         self._requests.lost(peer, name)
+        self._lockstep.lost(peer, name)
 
     # The requester's side
 
@@ -146,16 +149,17 @@ class Dataflow:
         :raises SwarmError: whatever a step raised.
         """
         way = self._ways.get(plan.id) or Way(plan)
-        edge = way.outputs(INPUT)[0]
-        check_input(plan, edge, x)
+        edges = way.outputs(INPUT)
+        check_input(plan, edges[0], x)
         with self._requests.open(plan, len(x)) as (request, answer):
             try:
                 async with asyncio.timeout(deadline - monotonic()):
-                    if edge.receiver == self._me:
-                        self._arrived(way, edge, request, x, (), 0.0, x.nbytes, deadline)
-                    else:
+                    away = [edge for edge in edges if edge.receiver != self._me]
+                    if away:
                         with self.whereabouts.at(plan.id, INPUT, len(x)) as work:
-                            await self._send(plan, edge, request, x, (), deadline, work)
+                            await self._sending.to_all(plan, away, request, x, (), deadline, work)
+                    if len(away) < len(edges):
+                        self._arrived(way, self._own(edges), request, x, (), 0.0, x.nbytes, deadline)
                     return await answer
             except TimeoutError:
                 raise out_of_time(plan) from None
@@ -171,9 +175,14 @@ class Dataflow:
     def _failed(self, caller: Caller, call: Call) -> None:
         failure = schema.unpack(Failure, call.fields)
         error = from_code(failure.code, failure.sentence)
+        error.culprit = failure.culprit
         if isinstance(error, Overloaded):
             error.retry_after_s = failure.retry_after_s
-        self._requests.failed(caller.remote.id, failure.plan, failure.request, error)
+        way = self._ways.get(failure.plan)
+        if way is not None and way.plan.spares(caller.remote.id):
+            self._lockstep.failed(way, failure.request, caller.remote.id, error)
+        else:
+            self._requests.failed(caller.remote.id, failure.plan, failure.request, error)
 
     # Every peer's side
 
@@ -216,6 +225,11 @@ class Dataflow:
         deadline = monotonic() + (call.remaining_s() or 0.0)
         self._arrived(way, edge, arrival.request, x, arrival.trace, on_way_s, len(call.body), deadline)
 
+    def _begin(self, way: Way, step: Step, request: int, x: Array, deadline: float) -> asyncio.Future[Ran]:
+        if step.group is None:
+            return self._run(step.part, x, deadline, way.plan.requester)
+        return self._lockstep.begin(way, step, request, x, deadline)
+
     def _arrived(
         self,
         way: Way,
@@ -231,12 +245,12 @@ class Dataflow:
         where it cannot, which its sender hears in the place of an acknowledgement."""
         plan = way.plan
         if edge.target == OUTPUT:
-            self._requests.answered(plan, request, Outcome(x, trace, wire_s, nbytes))
+            self._requests.answered(plan, request, Outcome(x, trace, wire_s, nbytes, plan))
             return
         step = way.step(edge.target)
         if step is None or self._closing:
             return
-        ran = self._run(step.part, x, deadline, plan.requester)
+        ran = self._begin(way, step, request, x, deadline)
         if ran.done() and isinstance(refusal := ran.exception(), Overloaded):
             self.metrics.fail(self.metrics.refused, step.part.model, refusal.code)
             raise refusal
@@ -256,12 +270,13 @@ class Dataflow:
             return
         ran = future.result()
         self._count(step.part.model, ran, visit.wire_s)
-        row = StepTrace(step.id, self._name, ran.queue_s, ran.compute_s, visit.wire_s, visit.nbytes)
+        times = (ran.queue_s, ran.compute_s, visit.wire_s)
+        row = StepTrace(step.id, self._name, *times, visit.nbytes, ran.exchange_s, ran.missing)
         trace, x = (*visit.trace, row), ran.output
-        away = [edge for edge in way.outputs(step.id) if edge.receiver != self._me]
-        for edge in way.outputs(step.id):
-            if edge.receiver == self._me:
-                self._go_on(visit, edge, x, trace)
+        edges = way.outputs(step.id) if len(x) else ()  # only the lead of a group gives something out
+        away = [edge for edge in edges if edge.receiver != self._me]
+        if len(away) < len(edges):
+            self._go_on(visit, self._own(edges), x, trace)
         if not away:
             self.whereabouts.end(plan.id, visit.work)
         elif (task := self._spawn(self._hand_on, visit, away, x, trace)) is not None:
@@ -270,14 +285,14 @@ class Dataflow:
 
     def _go_on(self, visit: _Visit, edge: Edge, x: Array, trace: tuple[StepTrace, ...]) -> None:
         try:
-            self._arrived(visit.way, edge, visit.request, x, trace, 0.0, x.nbytes, visit.deadline)
+            given = part_of(edge, x)
+            self._arrived(visit.way, edge, visit.request, given, trace, 0.0, given.nbytes, visit.deadline)
         except Overloaded as refusal:
             self._report(visit, refusal)
 
     async def _hand_on(self, visit: _Visit, edges: Sequence[Edge], x: Array, trace: tuple[StepTrace, ...]) -> None:
         try:
-            for edge in edges:
-                await self._send(visit.way.plan, edge, visit.request, x, trace, visit.deadline, visit.work)
+            await self._sending.to_all(visit.way.plan, edges, visit.request, x, trace, visit.deadline, visit.work)
         except SwarmError as error:
             self._report(visit, error)
 
@@ -289,6 +304,8 @@ class Dataflow:
             self._requests.failed(self._me, plan.id, visit.request, error)
             return
         fields: dict[str, Any] = {"plan": plan.id, "request": visit.request, **describe(error)}
+        if error.culprit:
+            fields["culprit"] = error.culprit
         if isinstance(error, Overloaded):
             fields["retry_after_s"] = error.retry_after_s
         self._spawn(self._tell, plan.requester, "failed", fields)
@@ -298,40 +315,9 @@ class Dataflow:
         self.metrics.compute_s.observe(model, ran.compute_s)
         self.metrics.wire_s.observe(model, wire_s)
 
-    async def _send(
-        self, plan: Plan, edge: Edge, request: int, x: Array, trace: tuple[StepTrace, ...], deadline: float, work: Work
-    ) -> None:
-        """Hand a tensor to the next peer, a second time if the connection broke under the first.
-
-        The receiver may then have it twice; the requester takes the first answer.
-        """
-        head, body = tensors.encode(x, edge.wire)
-        work.sends(edge.receiver, len(body))
-        fields = {
-            "plan": plan.id,
-            "request": request,
-            "source": edge.source,
-            "target": edge.target,
-            "tensor": head,
-            "trace": schema.pack(trace),
-        }
-        try:
-            await self._hand_over(edge.receiver, fields, body, deadline)
-        except PeerLost as lost:
-            try:
-                await self._hand_over(edge.receiver, fields, body, deadline)
-            except PeerUnreachable:
-                raise lost from None  # it names the peer
-
-    async def _hand_over(self, peer: PeerId, fields: dict[str, Any], body: Any, deadline: float) -> None:
-        left_s = deadline - monotonic()
-        if left_s <= 0:
-            raise DeadlineExceeded(f"The request's deadline passed at {self._name}; allow more time with --deadline.")
-        began = monotonic()
-        stamped = {**fields, "sent_s": began}
-        await self._exchange.request(peer, "tensor", stamped, body, purpose="tensors", timeout_s=left_s)
-        self.metrics.sent_bytes += len(body)
-        self._on_sent(peer, len(body), monotonic() - began)
+    def _own(self, edges: Sequence[Edge]) -> Edge:
+        """What stays here."""
+        return next(edge for edge in edges if edge.receiver == self._me)
 
     async def _tell(self, peer: PeerId, method: str, fields: dict[str, Any]) -> None:
         try:

@@ -49,6 +49,8 @@ class SwarmError(Exception):
     exit_code: ClassVar[int] = 1
     reporter: str = ""
     """Id of the peer that reported it to the requester; empty where it was met here."""
+    culprit: str = ""
+    """Id of the peer whose fault it is, where whoever met it can tell."""
 
 
 class UsageError(SwarmError):

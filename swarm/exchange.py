@@ -76,6 +76,16 @@ class Exchange:
         channel = await self._links.get(peer, "control", timeout_s)
         await channel.notify(method, fields, timeout_s=max(0.001, timeout_s - (monotonic() - began)))
 
+    def tell(
+        self, peer: PeerId, method: str, fields: dict[str, Any], body: Any, *, timeout_s: float, purpose: Purpose
+    ) -> bool:
+        """Tell at once, on a connection that is there; False where there is none."""
+        channel = self._links.at_hand(peer, purpose)
+        if channel is None or channel.is_closed:
+            return False
+        channel.tell(method, fields, body, timeout_s=timeout_s)
+        return True
+
     async def reach(self, peer: PeerId, purpose: Purpose, timeout_s: float) -> Channel | None:
         """Open the connection before it is needed; None for oneself."""
         return None if peer == self._me.id else await self._links.get(peer, purpose, timeout_s)

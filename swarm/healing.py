@@ -48,7 +48,7 @@ class Healer:
     def __init__(
         self, order: Order, exchange: Exchange, dataflow: Dataflow, view: Callable[[], View], spawn: Spawn
     ) -> None:
-        self.routes = Routes(exchange, dataflow, spawn)
+        self.routes = Routes(exchange, dataflow, spawn, self._make_whole)
         self._order = order
         self._exchange = exchange
         self._whereabouts = dataflow.whereabouts
@@ -57,7 +57,7 @@ class Healer:
         self._rates: dict[tuple[PeerId, PeerId], float] = {}
         self._due = asyncio.Event()
         self._review_at = monotonic() + REVIEW_S
-        self._in_haste = False
+        self._in_haste = self._is_lacking = False
 
     def begin(self, plans: Sequence[Plan]) -> None:
         """Use these plans, which every peer has loaded."""
@@ -88,6 +88,21 @@ class Healer:
         """A late request is answered: only now its peers and links know how slow they were."""
         self._in_haste = True
         self._review_soon(SETTLE_S)
+
+    def went_without(self, peers: Sequence[PeerId]) -> None:
+        """An answer lacks what these members of a group should have given."""
+        for peer in peers:
+            self._order.doubts.lost(peer, monotonic())
+        self._make_whole()
+
+    def name_of(self, peer: PeerId) -> str:
+        record = self._view().find(peer)
+        return peer[:8] if record is None else record.name
+
+    def _make_whole(self) -> None:
+        """A plan goes on without somebody: look for one that lacks nothing."""
+        self._is_lacking = self._in_haste = True
+        self._review_soon(0.0)
 
     async def run(self, views: AsyncIterator[View]) -> None:
         """Mend and review, until cancelled."""
@@ -189,6 +204,8 @@ class Healer:
             plans = await self._order.agree(self._view(), MEND_S, _quiet, own)
         except SwarmError as error:
             log.info("stays with its plan: %s", error)
+            if self._is_lacking:
+                self._review_soon(RETRY_S[1])
             return
         if self._is_better(plans, outlook):  # somebody may have refused, and left less than was hoped for
             self._adopt(plans)
@@ -202,7 +219,7 @@ class Healer:
             return True
         metric, now = self._order.goal.metric, self._order.predict(self.routes.plan, outlook)
         alive = {record.id for record in outlook.alive()}
-        if not alive >= set(self.routes.plan.peers()):
+        if self._is_lacking or not alive >= set(self.routes.plan.peers()):
             return True
         return _badness(now, metric) > BETTER * _badness(plans[0].estimate, metric) > 0
 
@@ -210,6 +227,7 @@ class Healer:
         return Own(self.routes.plans, self.routes.in_flight)
 
     def _adopt(self, plans: Sequence[Plan]) -> None:
+        self._is_lacking = False
         self.routes.adopt(plans)
         self.routes.check(self._view())  # somebody may have died while others loaded
 

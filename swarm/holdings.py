@@ -24,7 +24,7 @@ from swarm.plan import Part
 from swarm.slicing import slices_of
 from swarm.store import Store
 from swarm.types import Array, Location, PeerId
-from swarm.workshop import Blueprint, RunnablePart, Workshop
+from swarm.workshop import Blueprint, RunnablePart, RunnableShard, Workshop
 
 MAX_NAMES = 64
 WARM_S = 300.0
@@ -43,6 +43,8 @@ class Held:
     digests: Mapping[str, str]
     """By the tensor's name in the model."""
     tensors: Tensors
+    shard: RunnableShard | None = None
+    """What runs, of a part that has a share of each block; others run slice by slice."""
     slices: tuple[str, ...] = ()
     """Keys of what its rows go through, in order."""
     used: set[str] = field(default_factory=set)
@@ -110,6 +112,19 @@ class Holdings:
         held.last_used_s = monotonic()
         return self.batcher.run(part.key, x, deadline, requester, part.anatomy)
 
+    def shard(self, part: Part) -> RunnableShard:
+        """What runs of a part with a share of each block. Raises `PlanGone` when it is not held."""
+        held = self._held.get(part.key)
+        if held is None or held.shard is None:
+            raise PlanGone(f"{self._name} does not hold {part.name} any more; load the model again.")
+        held.last_used_s = monotonic()
+        return held.shard
+
+    @property
+    def in_lockstep(self) -> tuple[Callable[..., None], Callable[[Part], RunnableShard]]:
+        """For groups: what runs a call in the worker thread, and what finds a shard."""
+        return self.batcher.do, self.shard
+
     async def load(
         self,
         blueprint: Blueprint,
@@ -162,7 +177,12 @@ class Holdings:
 
     async def _build(self, new: Held) -> None:
         self._make_room(new)
-        sliced = {held: self._sliced(held, new) for held in (*self._held.values(), new)}
+        if new.part.shard is not None:
+            new.shard = await self.batcher.in_worker(partial(self._built_shard, new))
+            self._held[new.part.key] = new
+            self._on_change(self.names)
+            return
+        sliced = {held: self._sliced(held, new) for held in (*self._held.values(), new) if held.part.shard is None}
         try:
             for held, parts in sliced.items():
                 for part in parts:
@@ -177,8 +197,12 @@ class Holdings:
         self._on_change(self.names)
 
     def _sliced(self, held: Held, new: Held) -> tuple[Part, ...]:
-        others = [new.part, *(other.part for other in self._held.values())] if self.batcher.policy.is_sliced else []
+        held_parts = (other.part for other in self._held.values() if other.shard is None)
+        others = [new.part, *held_parts] if self.batcher.policy.is_sliced else []
         return slices_of(held.blueprint, held.part, held.digests, others)
+
+    def _built_shard(self, held: Held) -> RunnableShard:
+        return self._workshop().shard(held.blueprint, held.part, list(held.digests.values()), self._locate)
 
     def _built(self, held: Held, part: Part) -> RunnablePart:
         """It runs once, on nothing: the first request shall not wait for the disk, nor find out that it is broken."""

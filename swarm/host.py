@@ -15,11 +15,12 @@ from time import monotonic
 from typing import Any
 
 from swarm import schema
+from swarm.collectives import flaw, misfit, tokens_of
 from swarm.dataflow import Dataflow
 from swarm.errors import Declined, FrameTooLarge, PlanGone, SwarmError
 from swarm.exchange import Caller, Exchange
 from swarm.holdings import Holdings, Tensors, together
-from swarm.plan import Answer, Offer, Plan, Step, weights_digest
+from swarm.plan import Answer, Edge, Offer, Plan, Step, weights_digest
 from swarm.transport import Call, Reply, Router
 from swarm.types import Address, Name, PeerId
 from swarm.workshop import Blueprint, Workshop
@@ -88,7 +89,7 @@ class Host:
                 self._let_go(plan_id)
             self._holdings.drop_cold()
 
-    def lost(self, peer: PeerId) -> None:
+    def lost(self, peer: PeerId, _name: str = "") -> None:
         """A requester is gone for good: its plans will never be renewed."""
         for plan_id in [key for key, lease in self._leases.items() if lease.offer.plan.requester == peer]:
             self._let_go(plan_id)
@@ -140,8 +141,16 @@ class Host:
         theirs = sum(lease.offer.plan.requester == plan.requester for lease in self._leases.values())
         if len(self._leases) >= MAX_LEASES or theirs >= MAX_LEASES_EACH:
             raise Declined(f"{self._name} already serves {theirs} plans of this requester; close some sessions.")
-        if not plan.steps or any(len(plan.inputs(s.id)) != 1 or s.peers != (self._exchange.me,) for s in plan.steps):
-            raise Declined(f"{self._name} runs steps with one input, on itself alone; this plan has others.")
+        for step in plan.steps:
+            if (wrong := flaw(step)) is not None:
+                raise Declined(f"The plan's step {step.id} cannot be: {wrong}.")
+            if len(self._inputs(plan, step)) != 1 or self._exchange.me not in step.peers:
+                raise Declined(f"{self._name} runs steps of its own with one input; this plan has others.")
+        if not plan.steps:
+            raise Declined(f"{self._name} has no step in this plan.")
+
+    def _inputs(self, plan: Plan, step: Step) -> list[Edge]:
+        return [edge for edge in plan.inputs(step.id) if edge.receiver == self._exchange.me]
 
     async def _study(self, plan: Plan, body: bytes) -> tuple[dict[str, list[str]], dict[str, Tensors]]:
         """Each step's digests, and the tensors of each part by key, checked against this peer's own anatomy."""
@@ -149,7 +158,7 @@ class Host:
         digests: dict[str, list[str]] = {}
         needs: dict[str, Tensors] = {}
         for step in plan.steps:
-            part = step.part
+            part = step.part_of(self._exchange.me)
             blueprint = await self._workshop().study(part.model)
             self._check_anatomy(blueprint, plan, step)
             slots = blueprint.tensors_of(part)
@@ -161,15 +170,17 @@ class Host:
 
     def _check_anatomy(self, blueprint: Blueprint, plan: Plan, step: Step) -> None:
         """The model comes apart here as it does there, and its tensors have the shapes agreed on."""
+        if step.group is not None and (wrong := misfit(step, blueprint.profile, self._inputs(plan, step))) is not None:
+            raise Declined(f"The plan's step {step.id} does not fit {step.part.model}: {wrong}.")
         if blueprint.profile.digest != step.part.anatomy:
             raise Declined(
                 f"{self._name} finds another anatomy for {step.part.model} than the requester; "
                 "install the same versions of torch, timm and the model on both."
             )
-        ends = [(edge, step.part.start) for edge in plan.inputs(step.id)]
+        ends = [(edge, step.part.start) for edge in self._inputs(plan, step)]
         ends += [(edge, step.part.end) for edge in plan.outputs(step.id)]
         for edge, cut in ends:
-            if edge.tensor != blueprint.boundary(cut):
+            if edge.tensor != tokens_of(edge, blueprint.boundary(cut)):
                 raise Declined(f"The plan's tensor at {cut} has another shape than {step.part.model} gives there.")
 
     # Leases
@@ -182,16 +193,18 @@ class Host:
             for step in plan.steps:
                 async with self._reporting(plan, step) as note:
                     blueprint = await self._workshop().study(step.part.model)
-                    await self._holdings.load(blueprint, step.part, lease.digests[step.id], lease.offer.sources, note)
+                    part = step.part_of(self._exchange.me)
+                    await self._holdings.load(blueprint, part, lease.digests[step.id], lease.offer.sources, note)
         finally:
             keep.cancel()
         if self._leases.get(plan.id) is not lease:
             raise Declined(f"The lease of this plan ended at {self._name} while it loaded; load the model again.")
         if plan.requester != self._exchange.me:  # a requester installs its own plans whole
             self._dataflow.install(plan)
-        for edge in plan.edges:
-            if edge.sender == self._exchange.me:
-                await self._exchange.reach(edge.receiver, "tensors", LEASE_S / 3)
+        ahead = {edge.receiver for edge in plan.edges if edge.sender == self._exchange.me}
+        ahead |= {peer for step in plan.steps for peer in step.peers}
+        for peer in sorted(ahead):
+            await self._exchange.reach(peer, "tensors", LEASE_S / 3)
         return Reply({"ready": True}, b"")
 
     @asynccontextmanager

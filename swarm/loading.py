@@ -11,7 +11,7 @@ from typing import Any
 from swarm.errors import DeadlineExceeded, NoPeers, UsageError
 from swarm.exchange import Exchange
 from swarm.order import Order, Planner, Reports, takers
-from swarm.plan import Candidate, Goal
+from swarm.plan import Candidate, Goal, OnLoss
 from swarm.store import Store
 from swarm.survey import Survey
 from swarm.tensors import WIRE_DTYPES
@@ -40,6 +40,8 @@ class Wish:
     weights: str
     wire: str | None
     goal: str
+    replicate: Sequence[float] | None = None
+    on_loss: OnLoss = "retry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,9 @@ class Loader:
             self.reports,
             self.addresses_of,
             self.suspect,
+            workshop,
+            self.store,
+            await workshop.importance(blueprint, manifest),
         )
         if order.is_open:
             progress(f"Asking around how fast {wish.model} runs", None)
@@ -112,7 +117,13 @@ def goal_of(wish: Wish, view: View) -> Goal:
     wires = wires_of(wish.wire)
     peers = None if wish.peers is None else tuple(_find(view, name) for name in wish.peers)
     split = None if wish.split is None else tuple(wish.split)
-    return Goal(split=split, peers=peers, wires=wires, **_metric(wish.goal))
+    replicate = None if wish.replicate is None else tuple(wish.replicate)
+    for fraction in replicate or ():
+        if not 0 <= fraction <= 1:
+            raise UsageError(f"A fraction to replicate lies between 0 and 1; {fraction:g} does not.")
+    if wish.on_loss not in ("retry", "degrade"):
+        raise UsageError(f"When a member is lost, 'retry' or 'degrade'; '{wish.on_loss}' is neither.")
+    return Goal(split=split, peers=peers, wires=wires, replicate=replicate, on_loss=wish.on_loss, **_metric(wish.goal))
 
 
 def wires_of(wire: str | None) -> tuple[str, ...]:

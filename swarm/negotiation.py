@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -183,9 +183,10 @@ async def release(exchange: Exchange, plan: Plan) -> None:
     await asyncio.gather(*(one(peer) for peer in plan.peers()))
 
 
-async def renew(exchange: Exchange, plan: Plan, timeout_s: float) -> None:
-    """Prolong every lease of a plan. Raises the first peer's refusal."""
-    calls = (exchange.request(peer, "renew", {"plan": plan.id}, timeout_s=timeout_s) for peer in plan.peers())
+async def renew(exchange: Exchange, plan: Plan, timeout_s: float, lacks: Collection[PeerId] = ()) -> None:
+    """Prolong every lease of a plan, but for peers that it lacks anyway. Raises the first peer's refusal."""
+    peers = [peer for peer in plan.peers() if peer not in lacks]
+    calls = (exchange.request(peer, "renew", {"plan": plan.id}, timeout_s=timeout_s) for peer in peers)
     await asyncio.gather(*calls)
 
 

@@ -17,11 +17,12 @@ from swarm.doubts import Doubts
 from swarm.errors import PeerError
 from swarm.exchange import Caller, Exchange
 from swarm.negotiation import Refusal, negotiate
-from swarm.plan import Candidate, Estimate, Goal, Offer, Part, Plan, Step, weights_digest
+from swarm.plan import Candidate, Estimate, Goal, Offer, Plan, weights_digest
+from swarm.store import Store
 from swarm.survey import Survey
 from swarm.transport import Call
 from swarm.types import Address, ModelProfile, PeerId, PeerLoad, PeerRecord, PeerView, View
-from swarm.workshop import Blueprint, Manifest, Progress
+from swarm.workshop import Blueprint, Importance, Manifest, Progress, Workshop
 
 MAX_SURVEYED = 24
 MAX_SOURCES = 8
@@ -88,10 +89,16 @@ class Order:
     addresses_of: Callable[[PeerId], tuple[Address, ...]]
     suspect: Callable[[PeerId, float], None]
     """Told that this device's own way to a peer bears at most so many bytes a second now."""
+    workshop: Workshop
+    store: Store
+    importance: Importance | None = None
+    """Which heads and neurons matter most, if that was ever found out."""
     is_pinned: bool = False
     """Its plan stays as long as it works, whatever else would be better."""
     doubts: Doubts = field(default_factory=Doubts)
     _stage_s: dict[PeerId, tuple[float, ...]] = field(default_factory=dict)
+    _digests: dict[str, dict[tuple[str, PeerId], Sequence[str]]] = field(default_factory=dict)
+    """Of what is being agreed on: the tensors of each peer's part, by plan and step."""
 
     @property
     def is_fixed(self) -> bool:
@@ -102,6 +109,12 @@ class Order:
     def is_open(self) -> bool:
         """There is something to choose, so what it would cost has to be known."""
         return self.strategy != "local" and (self.goal.split is None or self.goal.peers is None)
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The model as planners see it, with what is known of its weights."""
+        known = self.blueprint.profile
+        return known if self.importance is None else replace(known, resilience=self.importance.resilience)
 
     # What is known
 
@@ -123,13 +136,13 @@ class Order:
     # Planning
 
     def candidate(self, outlook: View) -> Candidate:
-        return self.planner.choose(self.strategy, self.blueprint.profile, outlook, self.goal)
+        return self.planner.choose(self.strategy, self.profile, outlook, self.goal)
 
     def contest(self, outlook: View) -> Sequence[Candidate]:
-        return self.planner.contest(self.blueprint.profile, outlook, self.goal)
+        return self.planner.contest(self.profile, outlook, self.goal)
 
     def predict(self, plan: Plan, view: View) -> Estimate:
-        return self.planner.predict(plan, self.blueprint.profile, view)
+        return self.planner.predict(plan, self.profile, view)
 
     # Agreeing
 
@@ -158,7 +171,7 @@ class Order:
             for goal in goals:
                 for outlook in (wary, trusting):  # those that were lost of late are better than none
                     try:
-                        return self.planner.choose(self.strategy, self.blueprint.profile, outlook, goal)
+                        return self.planner.choose(self.strategy, self.profile, outlook, goal)
                     except PeerError as error:
                         reasons.append(error)
             raise reasons[0]
@@ -174,7 +187,7 @@ class Order:
         async def propose(seen: View) -> Sequence[Plan]:
             candidate = await asyncio.to_thread(choose, seen)  # on a small device it takes a while
             assert candidate.plan is not None
-            plans = [self._named(plan) for plan in (candidate.plan, *candidate.standbys)]
+            plans = [await self._named(plan) for plan in (candidate.plan, *candidate.standbys)]
             for plan in plans:
                 opened.append(plan.id)
                 self.reports.open(plan.id, progress)
@@ -194,27 +207,41 @@ class Order:
         finally:
             for plan_id in opened:
                 self.reports.close(plan_id)
+                self._digests.pop(plan_id, None)
 
     def _refused(self, refusal: Refusal) -> None:
         """Whoever lacks room has said how much it has; anybody else is left alone for a while."""
         if refusal.free_bytes is None:
             self.doubts.lost(refusal.peer, monotonic())
 
-    def _named(self, plan: Plan) -> Plan:
-        steps = tuple(self._with_weights(step) for step in plan.steps)
-        return replace(plan, id=secrets.token_hex(8), steps=steps)
-
-    def _with_weights(self, step: Step) -> Step:
-        return replace(step, part=replace(step.part, weights=weights_digest(self._digests(step.part))))
-
-    def _digests(self, part: Part) -> list[str]:
-        return [self.manifest.refs[slot.name].sha256 for slot in self.blueprint.tensors_of(part)]
+    async def _named(self, plan: Plan) -> Plan:
+        """With a name of its own, and every part with the content of its weights."""
+        named = replace(plan, id=secrets.token_hex(8))
+        digests = self._digests[named.id] = dict[tuple[str, PeerId], Sequence[str]]()
+        steps = []
+        for step in plan.steps:
+            own = [self.manifest.refs[slot.name].sha256 for slot in self.blueprint.tensors_of(step.part)]
+            whole = replace(step.part, weights=weights_digest(own))
+            group, each = step.group, [own]
+            if group is not None:
+                shards = await self.workshop.cut(self.blueprint, self.manifest, step, self.importance)
+                self.store.note(shards.locations)
+                each = list(map(list, shards.digests))
+                members = tuple(
+                    replace(member, part=replace(member.part, weights=weights_digest(mine)))
+                    for member, mine in zip(group.members, each, strict=True)
+                )
+                group = replace(group, members=members)
+            digests |= {(step.id, peer): mine for peer, mine in zip(step.peers, each, strict=True)}
+            steps.append(replace(step, part=whole, group=group))
+        return replace(named, steps=tuple(steps))
 
     def _offer(self, plan: Plan, peer: PeerId, sources: Sequence[PeerId]) -> tuple[dict[str, Any], bytes]:
         fragment = plan.fragment(peer)
         others = {end for edge in fragment.edges for end in (edge.sender, edge.receiver)} | set(sources)
+        others |= set(fragment.peers())
         addresses: Mapping[PeerId, tuple[Address, ...]] = {other: self.addresses_of(other) for other in others}
-        digests = [digest for step in fragment.steps for digest in self._digests(step.part)]
+        digests = [digest for step in fragment.steps for digest in self._digests[plan.id][step.id, peer]]
         offer = Offer(fragment, addresses, (self.exchange.me, *(s for s in sources if s != self.exchange.me)))
         return schema.pack(offer), b"".join(map(bytes.fromhex, digests))
 

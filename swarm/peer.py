@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,11 @@ from swarm.host import Host
 from swarm.identity import Keyring
 from swarm.known import known_file
 from swarm.loading import Contest, Loader, Wish, quiet
+from swarm.lockstep import Lockstep
 from swarm.membership import Membership
 from swarm.metrics import Metrics
 from swarm.order import Reports
-from swarm.plan import Candidate
+from swarm.plan import Candidate, OnLoss
 from swarm.portrait import Portrait
 from swarm.ranging import Ranging
 from swarm.secret import Secret
@@ -50,7 +52,7 @@ from swarm.survey import Survey
 from swarm.transport import PROTOCOL, Hello, Links, Purpose, Router
 from swarm.twins import Twins
 from swarm.types import Address, PeerId, PeerRecord, View
-from swarm.waiting import losses, until_here
+from swarm.waiting import until_here, watch_losses
 from swarm.workshop import Progress
 
 if TYPE_CHECKING:
@@ -128,21 +130,13 @@ class Peer:
         self._remember = remember
         self._on_problem = on_problem
         self._cache = cache or Path(platformdirs.user_cache_dir("swarm", appauthor=False))
+        known = Secret.parse(secret, "The secret given") if isinstance(secret, str) else secret
         self._access = Access(
-            Secret.parse(secret, "The secret given") if isinstance(secret, str) else secret,
-            open,
-            Keyring(home),
-            new_identity,
-            client,
-            remember,
-            mdns,
-            self._interfaces,
-            self._seeds,
+            known, open, Keyring(home), new_identity, client, remember, mdns, self._interfaces, self._seeds
         )
         self._on_secret, self._batching = on_secret, batching
         self._discovery: Discovery | None = None
         self._stack = AsyncExitStack()
-        self._made_workshop: Workshop | None = None
 
     # Joining and leaving
 
@@ -187,7 +181,8 @@ class Peer:
         await self._announce(addresses)
         tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
         self._tasks = tasks
-        background = [self._spawn(self._host.watch_leases), self._spawn(self._watch_losses)]
+        watching = self._spawn(watch_losses, self.changes(), (self._dataflow.lost, self._host.lost))
+        background = [self._spawn(self._host.watch_leases), watching]
         if not self._client:
             background.append(self._spawn(self._portrait.keep))
         self._stack.callback(lambda: [task.cancel() for task in background])
@@ -212,6 +207,7 @@ class Peer:
             self.name,
             self._exchange,
             self._holdings.run,
+            partial(Lockstep, self.id, self.name, self._exchange, *self._holdings.in_lockstep),
             on_sent=lambda *sent: self._ranging.observe(*sent),  # noqa: PLW0108 - made below
             metrics=self.metrics,
         )
@@ -323,21 +319,26 @@ class Peer:
         wire: str | None = None,
         goal: str = "latency",
         *,
+        replicate: Sequence[float] | None = None,
+        on_loss: OnLoss = "retry",
         timeout_s: float = LOAD_TIMEOUT_S,
         progress: Progress = quiet,
     ) -> Session:
         """Agree with the swarm how to run `model`, have every peer load its part, and give back a session.
 
         :param model: a name: `fashion-vit`, one of timm's or torchvision's, or one registered on the peers.
-        :param strategy: `auto`, `local` or `slices`.
+        :param strategy: `auto`, `local`, `slices`, `tokens`, `columns` or `partial`.
         :param split: block indices to cut before, or names of cuts.
         :param peers: names or ids; only these, in this order.
         :param weights: `pretrained`, `random:SEED`, or a safetensors file.
         :param wire: dtype of tensors between peers, float32 by default; `auto` takes float16 where that is faster.
         :param goal: what to be good at: `latency`, `throughput`, `memory`, or `survive=K`.
+        :param replicate: for `partial`, the fraction of each block that this device holds besides its share: one for
+            all blocks, or one for each.
+        :param on_loss: what becomes of a request when a member of a group is lost: `retry` it, exactly, or `degrade`.
         :raises SwarmError: no plan was found or agreed on; the sentence says why.
         """
-        wish = Wish(model, strategy, split, peers, weights, wire, goal)
+        wish = Wish(model, strategy, split, peers, weights, wire, goal, replicate, on_loss)
         return await self._sessions.load(wish, timeout_s, progress)
 
     async def plan(
@@ -347,6 +348,8 @@ class Peer:
         wire: str | None = None,
         goal: str = "latency",
         *,
+        replicate: Sequence[float] | None = None,
+        on_loss: OnLoss = "retry",
         timeout_s: float = LOAD_TIMEOUT_S,
         progress: Progress = quiet,
     ) -> Contest:
@@ -354,7 +357,7 @@ class Peer:
 
         The parameters are those of `load`, and so are the errors.
         """
-        wish = Wish(model, "auto", None, None, weights, wire, goal)
+        wish = Wish(model, "auto", None, None, weights, wire, goal, replicate, on_loss)
         return await self._sessions.plan(wish, timeout_s, progress)
 
     async def open(
@@ -381,20 +384,12 @@ class Peer:
 
     # Beside
 
-    @property
+    @cached_property
     def _workshop(self) -> Workshop:
-        if self._made_workshop is None:
-            from swarm.models.workshop import Workshop
+        from swarm.models.workshop import Workshop
 
-            self._made_workshop = Workshop(self._cache, self._models, self._device, self._threads)
-        return self._made_workshop
+        return Workshop(self._cache, self._models, self._device, self._threads)
 
     def _addresses_of(self, peer: PeerId) -> tuple[Address, ...]:
         record = self._membership.view().find(peer)
         return record.addresses if record else self._host.addresses_of(peer)
-
-    async def _watch_losses(self) -> None:
-        """A peer that is gone ends the requests that need it, and its own plans; one that is only busy does not."""
-        async for peer, name in losses(self.changes()):
-            self._dataflow.lost(peer, name)
-            self._host.lost(peer)

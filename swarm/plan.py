@@ -232,6 +232,15 @@ class Plan:
     def outputs(self, step_id: str) -> tuple[Edge, ...]:
         return tuple(edge for edge in self.edges if edge.source == step_id)
 
+    def spares(self, peer: PeerId) -> bool:
+        """Whether a request goes on when `peer` is lost: it only helps groups that do without it."""
+        mine = [step for step in self.steps if peer in step.peers]
+        return (
+            peer != self.requester
+            and bool(mine)
+            and all(step.group is not None and step.group.on_loss == "degrade" and peer != step.lead for step in mine)
+        )
+
     def fragment(self, peer: PeerId) -> Plan:
         """Only `peer`'s own steps and the edges that touch it."""
         return replace(
@@ -293,3 +302,5 @@ class StepTrace:
     bytes: Count
     exchange_s: Seconds = 0.0
     """Of a group: how long its lead waited for the others."""
+    missing: Annotated[tuple[PeerId, ...], Meta(max_length=64)] = ()
+    """Of a group: who was lost under it, and left out."""

@@ -6,15 +6,18 @@ gives back what it gets. The difference is what a step costs; the rest is what a
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from time import monotonic
-from typing import Final, cast
+from typing import Final, NoReturn, cast
 
 import numpy as np
 
 from swarm.batching import Batcher, Plain
 from swarm.dataflow import Dataflow
+from swarm.errors import PlanGone
 from swarm.exchange import Exchange
+from swarm.lockstep import Lockstep
 from swarm.plan import INPUT, OUTPUT, Edge, Part, Plan, Step
 from swarm.transport import PROTOCOL, Hello, Links, Router
 from swarm.types import PeerId, TensorSpec
@@ -34,7 +37,10 @@ async def rehearse() -> tuple[float, float]:
     router = Router()
     exchange = Exchange(Hello(PROTOCOL, ME, "rehearsal", "control"), cast(Links, None), router)
     async with Batcher(lambda part: (part,), lambda part: Plain(lambda x: x)) as batcher:
-        run = Dataflow(ME, "rehearsal", exchange, lambda part, x, deadline, me: batcher.run(part.key, x, deadline))
+        lockstep = partial(Lockstep, ME, "rehearsal", exchange, batcher.do, _no_shard)
+        run = Dataflow(
+            ME, "rehearsal", exchange, lambda part, x, deadline, me: batcher.run(part.key, x, deadline), lockstep
+        )
         run.register(router)
         async with run:
             short, long = _plan(1), _plan(LONG)
@@ -44,6 +50,10 @@ async def rehearse() -> tuple[float, float]:
     short_s, long_s = (sum(column) / ROUNDS for column in zip(*pairs, strict=True))
     step_s = max(0.0, (long_s - short_s) / (LONG - 1))
     return max(0.0, short_s - step_s), step_s
+
+
+def _no_shard(_part: Part) -> NoReturn:
+    raise PlanGone("A rehearsal has no groups.")
 
 
 async def _sustained(dataflow: Dataflow, plan: Plan) -> float:

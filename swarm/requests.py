@@ -21,6 +21,7 @@ class Outcome:
     trace: tuple[StepTrace, ...]
     answer_wire_s: float
     answer_bytes: int
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +79,7 @@ class Requests:
 
     def lost(self, peer: PeerId, name: str) -> None:
         """A peer is gone: end every request that needs it."""
-        for pending in self._of(lambda plan: peer in plan.peers()):
+        for pending in self._of(lambda plan: peer in plan.peers() and not plan.spares(peer)):
             _fail(
                 pending,
                 PeerLost(f"Lost the connection to {name} while it worked on this request; ask again without it."),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from swarm.plan import StepTrace
-from swarm.types import Array
+from swarm.plan import Group, Member, Plan, StepTrace
+from swarm.types import Array, PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +45,29 @@ class Result:
     def labels(self) -> tuple[tuple[Label, ...], ...]:
         """For each sample the likeliest classes, best first; empty when the output is not `[B, classes]`."""
         return tuple(tuple(Label(*pair) for pair in row) for row in self.naming(self.output))
+
+
+def degradation(plan: Plan | None, trace: Iterable[StepTrace], name_of: Callable[[PeerId], str]) -> str | None:
+    """What is missing from an answer, as a sentence; None for nothing."""
+    said = []
+    for row in trace:
+        step = plan.step(row.step) if plan is not None else None
+        if not row.missing or step is None or step.group is None:
+            continue
+        lost = [member for peer, member in zip(step.peers, step.group.members, strict=True) if peer in row.missing]
+        names = " and ".join(name_of(peer) for peer in row.missing)
+        said.append(f"{names} {'was' if len(row.missing) == 1 else 'were'} lost: {_lack(step.group, lost)} missing")
+    return ". ".join(said) + "." if said else None
+
+
+def _lack(group: Group, lost: Sequence[Member]) -> str:
+    if group.split == "tokens":
+        tokens = sum(member.tokens for member in lost)
+        return f"{tokens} of {group.tokens} tokens ({tokens / group.tokens:.0%}) are"
+    shards = [[member.part.shard for member in members if member.part.shard] for members in (lost, group.members)]
+    heads, all_heads = (sum(sum(shard.heads) for shard in some) for some in shards)
+    neurons, all_neurons = (sum(sum(shard.neurons) for shard in some) for some in shards)
+    return (
+        f"{heads} of {all_heads} heads ({heads / max(1, all_heads):.0%}) and {neurons} of {all_neurons} neurons "
+        f"({neurons / max(1, all_neurons):.0%}) are"
+    )

@@ -15,7 +15,7 @@ from swarm.negotiation import release, renew
 from swarm.pace import Pace
 from swarm.plan import Plan
 from swarm.requests import Outcome
-from swarm.types import Array
+from swarm.types import Array, PeerId
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ class Route:
         self.plan = plan
         self.broken: SwarmError | None = None
         self.has_answered = False
+        self.lacks: frozenset[PeerId] = frozenset()
+        """Who is gone, and is done without."""
         self._exchange = exchange
         self._dataflow = dataflow
         self._on_broken = on_broken
@@ -84,7 +86,7 @@ class Route:
             await asyncio.sleep(LEASE_S / 3 if error is None else RETRY_S)
             asked_s = monotonic()
             try:
-                await renew(self._exchange, self.plan, LEASE_S / 3)
+                await renew(self._exchange, self.plan, LEASE_S / 3, self.lacks)
             except PlanGone as gone:
                 error = gone
                 break

@@ -27,7 +27,9 @@ Spawn = Callable[..., asyncio.Task[None]]
 class Routes:
     """Owned by a session's healer, which adopts plans and mends when `needs_mending` is set."""
 
-    def __init__(self, exchange: Exchange, dataflow: Dataflow, spawn: Spawn) -> None:
+    def __init__(
+        self, exchange: Exchange, dataflow: Dataflow, spawn: Spawn, on_worse: Callable[[], None] = lambda: None
+    ) -> None:
         self.needs_mending = asyncio.Event()
         self.failure: SwarmError | None = None
         """Why the last attempt to mend came to nothing; None while there is hope."""
@@ -40,6 +42,8 @@ class Routes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._over: SwarmError | None = None
+        self._is_worse = on_worse
+        """Called when a plan in use goes on without somebody."""
 
     @property
     def plan(self) -> Plan:
@@ -113,9 +117,13 @@ class Routes:
         here = {seen.record.id: seen.record.name for seen in view.peers if not seen.state.is_gone}
         for route in self._used:
             gone = [peer for peer in route.plan.peers() if peer not in here]
-            if gone:
-                names = (record.name if (record := view.find(peer)) else peer[:8] for peer in gone)
-                route.fail(PeerLost(f"Lost {' and '.join(names)}, which this plan needs."))
+            if all(map(route.plan.spares, gone)):
+                if gone and route.lacks != frozenset(gone):
+                    route.lacks = frozenset(gone)
+                    self._is_worse()
+                continue
+            names = (record.name if (record := view.find(peer)) else peer[:8] for peer in gone)
+            route.fail(PeerLost(f"Lost {' and '.join(names)}, which this plan needs."))
 
     def failed_to_mend(self, error: SwarmError) -> None:
         self.failure = error

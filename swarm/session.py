@@ -12,7 +12,7 @@ from swarm.errors import DeadlineExceeded, SwarmError
 from swarm.healing import Healer
 from swarm.metrics import Metrics
 from swarm.plan import Plan
-from swarm.result import Result
+from swarm.result import Result, degradation
 from swarm.types import Array
 
 DEADLINE_S = 60.0
@@ -85,7 +85,7 @@ class Session:
             outcome.output,
             self._interpreter.labels,
             outcome.trace,
-            None,
+            degradation(outcome.plan, outcome.trace, self._healer.name_of),
             monotonic() - began,
             outcome.answer_wire_s,
             outcome.answer_bytes,

@@ -40,11 +40,12 @@ def _missing(names: Sequence[str], timeout_s: float) -> NoPeers:
     )
 
 
-async def losses(changes: AsyncIterator[View]) -> AsyncIterator[tuple[PeerId, str]]:
-    """Everybody who goes, with the last name."""
+async def watch_losses(changes: AsyncIterator[View], tell: Sequence[Callable[[PeerId, str], None]]) -> None:
+    """Tell of everybody who goes, with the last name; not of who is only busy."""
     before: dict[PeerId, str] = {}
     async for view in changes:
         here = {seen.record.id: seen.record.name for seen in view.peers if not seen.state.is_gone}
         for peer in before.keys() - here.keys():
-            yield peer, before[peer]
+            for lost in tell:
+                lost(peer, before[peer])
         before = here

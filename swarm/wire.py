@@ -249,3 +249,10 @@ def _read_header(data: bytearray) -> Frame:
     if type(fields) is not dict or (fields and not all(type(key) is str for key in fields)):
         raise MalformedFrame("A frame's fields are not a map of names.")
     return Frame(header.kind, header.id, header.method, fields, b"", header.timeout_s)
+
+
+def timeout_on_wire(timeout_s: float) -> float | None:
+    """Of a frame: none where it is longer than any that is taken."""
+    if 0.0 <= timeout_s < MAX_TIMEOUT_S:
+        return timeout_s
+    return 0.0 if timeout_s < 0.0 else None

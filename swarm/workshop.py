@@ -109,6 +109,12 @@ class Workshop(Protocol):
         """Blocking; called in the worker thread."""
         ...
 
+    def shard(
+        self, blueprint: Any, part: Part, digests: Sequence[str], locate: Callable[[str], Location]
+    ) -> RunnableShard:
+        """The same for a part with a `shard`."""
+        ...
+
     async def time_stages(
         self, blueprint: Any, in_worker: Callable[[Callable[[], Any]], Awaitable[Any]], free_bytes: int | None = None
     ) -> tuple[float, ...] | None:

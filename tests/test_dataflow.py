@@ -269,7 +269,7 @@ async def test_a_dtype_that_the_plan_does_not_know_never_reaches_a_batch(tmp_pat
         edge = next(edge for edge in plan.edges if edge.receiver == ant.id)
         work = me.dataflow.whereabouts.begin(plan.id, "0", 1)
         with pytest.raises(MalformedFrame, match="not as the plan agreed"):
-            await me.dataflow._send(plan, edge, 1, x, (), soon(), work)
+            await me.dataflow._sending.to_all(plan, [edge], 1, x, (), soon(), work)
 
 
 async def test_a_step_that_is_cancelled_as_it_ends_leaves_nothing_behind(tmp_path: Path) -> None:

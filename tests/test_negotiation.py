@@ -79,7 +79,7 @@ async def test_a_peer_that_cannot_be_reached_counts_as_a_refusal(tmp_path: Path)
     ("change", "reason"),
     [
         (lambda plan: replace(plan, requester=PeerId("bee")), "only from the peer that made it"),
-        (lambda plan: replace(plan, steps=()), "one input"),
+        (lambda plan: replace(plan, steps=()), "has no step"),
         (lambda plan: replace(plan, edges=plan.edges[1:]), "one input"),
         (lambda plan: _with_part(plan, anatomy="e" * 64), "another anatomy"),
         (lambda plan: _with_part(plan, end="nowhere"), "no such cut"),
@@ -100,7 +100,7 @@ async def test_an_offer_that_makes_no_sense_is_declined_with_the_reason(
         assert reason in answer.reason
 
 
-def _with_part(plan: Plan, **change: str) -> Plan:
+def _with_part(plan: Plan, **change: Any) -> Plan:
     return replace(plan, steps=(replace(plan.steps[0], part=replace(plan.steps[0].part, **change)),))
 
 

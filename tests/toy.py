@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from swarm.fetch import WeightsServer
 from swarm.healing import Healer
 from swarm.holdings import Holdings
 from swarm.host import Host
+from swarm.lockstep import Lockstep
 from swarm.negotiation import MakeOffer, negotiate
 from swarm.order import Order, Reports
-from swarm.plan import INPUT, OUTPUT, Candidate, Estimate, Goal, Offer, Part, Plan, StepEstimate, weights_digest
+from swarm.plan import INPUT, OUTPUT, Candidate, Estimate, Goal, Offer, Part, Plan, Step, StepEstimate, weights_digest
 from swarm.session import Session
 from swarm.store import Store
 from swarm.strategies.chain import chain
@@ -48,6 +50,7 @@ from swarm.types import (
     TensorSpec,
     View,
 )
+from swarm.workshop import RunnableShard, Shards
 
 SPEC = TensorSpec((4,))
 CUTS = (INPUT, "a", "b", "c", OUTPUT)
@@ -100,6 +103,17 @@ class ToyWorkshop:
     def learn(self, part: Part, rows: int, seconds: float) -> None:
         return
 
+    def shard(
+        self, blueprint: ToyBlueprint, part: Part, digests: Sequence[str], locate: Callable[[str], Location]
+    ) -> RunnableShard:
+        raise CannotSplit("The toy has no blocks.")
+
+    async def importance(self, blueprint: ToyBlueprint, manifest: object) -> None:
+        return None
+
+    async def cut(self, blueprint: ToyBlueprint, manifest: object, step: Step, importance: object) -> Shards:
+        raise CannotSplit("The toy has no blocks.")
+
     def build(
         self, blueprint: ToyBlueprint, part: Part, digests: Sequence[str], locate: Callable[[str], Location]
     ) -> ToyPart:
@@ -143,7 +157,8 @@ class Node:
         self.exchange = Exchange(self.hello("control"), self.links, self.router)
         self.store = Store(folder / name)
         self.holdings = Holdings(name, self.exchange, self.store, lambda: self.workshop, limit_bytes=limit_bytes)
-        self.dataflow = Dataflow(self.id, name, self.exchange, self.holdings.run)
+        lockstep = partial(Lockstep, self.id, name, self.exchange, *self.holdings.in_lockstep)
+        self.dataflow = Dataflow(self.id, name, self.exchange, self.holdings.run, lockstep)
         self.host = Host(name, self.exchange, self.holdings, self.dataflow, lambda: self.workshop)
         for role in (self.dataflow, self.host, WeightsServer(self.store)):
             role.register(self.router)
@@ -289,7 +304,8 @@ class Swarm:
         me = self.me
         refs = {name: TensorRef(name, (4,), "float32", digest) for name, digest in DIGESTS.items()}
         what = me.workshop.blueprint, ToyManifest(refs), "auto", goal
-        return Order(*what, me.exchange, self, me.survey, me.reports, lambda peer: (), lambda peer, rate: None)
+        ways = me.survey, me.reports, lambda peer: (), lambda peer, rate: None
+        return Order(*what, me.exchange, self, *ways, me.workshop, me.store)
 
 
 @dataclass(frozen=True)

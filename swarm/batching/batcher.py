@@ -26,7 +26,7 @@ from swarm.batching.queue import Batching, Queue
 from swarm.batching.slice import Slice
 from swarm.errors import PeerLost, SwarmError
 from swarm.types import Array
-from swarm.worker import Worker
+from swarm.worker import Settle, Worker
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +168,20 @@ class Batcher:
         done.add_done_callback(self._others.discard)
         self._worker.do(call, settle)
         return await done
+
+    def do(self, call: Callable[[], T], settle: Settle) -> None:
+        """The same, for who comes often: `settle` is told the result or the error, in the event loop."""
+        if self._is_closed:
+            self._loop.call_soon(settle, None, self._gone())
+        else:
+            self._worker.do(lambda: self._timed(call), settle)
+
+    def _timed(self, call: Callable[[], T]) -> T:
+        began = monotonic()
+        try:
+            return call()
+        finally:
+            self.busy_s += monotonic() - began
 
     def _gone(self) -> PeerLost:
         return PeerLost(f"{self._owner} left the swarm.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from swarm.types import Array
+from swarm.types import Array, PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,10 @@ class Ran:
     output: Array
     queue_s: float
     compute_s: float
+    exchange_s: float = 0.0
+    """What a group's lead waited for others."""
+    missing: tuple[PeerId, ...] = ()
+    """Who was lost under it, and left out."""
 
 
 @dataclass(slots=True, eq=False)

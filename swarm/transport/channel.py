@@ -29,7 +29,7 @@ from swarm.transport.keepalive import KeepAlive
 from swarm.transport.retirement import Retirement
 from swarm.transport.serving import Serving, failure
 from swarm.transport.terms import Terms
-from swarm.wire import JOINED_BYTES, MAX_TIMEOUT_S, Buffer, Decoder, Frame, Kind, encode
+from swarm.wire import JOINED_BYTES, Buffer, Decoder, Frame, Kind, encode, timeout_on_wire
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +104,10 @@ class Channel(asyncio.BufferedProtocol):
         """
         if self.is_closed or self._gate.is_shut:
             timeout_s = await self._clear(method, timeout_s)
-        self._alive.is_used = True
-        if self._pulse.is_resting:
-            self._alive.rouse()
+        self._use()
         asked = self._asking.open(method, timeout_s, reply_bytes)
         try:
-            self._send(Frame(_REQUEST, asked.id, method, fields, body, _on_wire(timeout_s)))
+            self._send(Frame(_REQUEST, asked.id, method, fields, body, timeout_on_wire(timeout_s)))
             return await asked.future
         except BaseException:
             if self._asking.close(asked) and not self.is_closed:
@@ -121,12 +119,16 @@ class Channel(asyncio.BufferedProtocol):
         high-water mark; `body` must not change until it is sent. Raises `DeadlineExceeded` and `PeerLost`."""
         if self.is_closed or self._gate.is_shut:
             timeout_s = await self._clear(method, timeout_s)
-        self._alive.is_used = True
-        if self._pulse.is_resting:
-            self._alive.rouse()
-        self._send(Frame(Kind.NOTICE, 0, method, fields, body, _on_wire(timeout_s)))
+        self.tell(method, fields, body, timeout_s=timeout_s)
         if self._gate.is_shut:
             await self._clear(method, timeout_s)
+
+    def tell(self, method: str, fields: dict[str, Any], body: Buffer = b"", *, timeout_s: float) -> None:
+        """Notify without waiting for room: for who cannot run ahead of the other side anyway. Raises `PeerLost`."""
+        if self.is_closed:
+            raise self._lost(method)
+        self._use()
+        self._send(Frame(Kind.NOTICE, 0, method, fields, body, timeout_on_wire(timeout_s)))
 
     async def aclose(self) -> None:
         """Send what is in the buffer, for a moment at most, then close. Idempotent."""
@@ -258,12 +260,15 @@ class Channel(asyncio.BufferedProtocol):
     def _dispatch(self, frame: Frame) -> None:
         kind = frame.kind
         if kind in _WITH_BODY:
-            self._alive.is_used = True
-            if self._pulse.is_resting:
-                self._alive.rouse()
+            self._use()
         elif frame.refused is not None:
             raise frame.refused
         self._take[kind](frame)
+
+    def _use(self) -> None:
+        self._alive.is_used = True
+        if self._pulse.is_resting:
+            self._alive.rouse()
 
     def _second_hello(self, _frame: Frame) -> None:
         raise MalformedFrame("The other side said hello twice.")
@@ -389,9 +394,3 @@ class Channel(asyncio.BufferedProtocol):
 
 def _ignore(_frame: Frame) -> None:
     pass
-
-
-def _on_wire(timeout_s: float) -> float | None:
-    if 0.0 <= timeout_s < MAX_TIMEOUT_S:
-        return timeout_s
-    return 0.0 if timeout_s < 0.0 else None

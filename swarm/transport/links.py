@@ -83,6 +83,10 @@ class Links:
         except TimeoutError:
             raise self._no_answer(peer, timeout_s) from None
 
+    def at_hand(self, peer: PeerId, purpose: Purpose) -> Channel | None:
+        """A live channel, if there is one now."""
+        return self._newest((peer, purpose))
+
     def channels(self) -> list[Channel]:
         """All live channels, sorted by peer and purpose; not those that are retiring."""
         return [channel for key in sorted(self._live) for channel in self._live[key] if not channel.is_retiring]
