@@ -43,8 +43,11 @@ def main() -> None:
 
 def _asked(error: click.ClickException) -> str:
     """The command whose words were wrong, as in `swarm run`."""
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    return "swarm" if context is None or context.parent is None else f"swarm {context.info_name}"
+    context, words = error.ctx if isinstance(error, click.UsageError) else None, list[str]()
+    while context is not None and context.parent is not None:
+        words.insert(0, str(context.info_name))
+        context = context.parent
+    return " ".join(["swarm", *words])
 
 
 def _is_asked(flag: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from swarm.cli import settings
-from swarm.cli.kinds import ADDRESSES, HTTP_DEFAULT, NAMES, PATHS, HttpAddress, PeerName, Seconds
+from swarm.cli.kinds import ADDRESSES, HTTP_DEFAULT, NAMES, PATHS, Fractions, HttpAddress, PeerName, Seconds
 
 if TYPE_CHECKING:
     from swarm.batching import Batching
@@ -119,6 +119,20 @@ BATCHING = _together(
     _flag("--max-wait", "Longest that a request may have to wait, in seconds.", type=Seconds(), default=30.0),
     _flag("--max-delay", "Seconds that an idle device waits for company for a request.", type=Seconds(), default=0.0),
 )
+GROUPS = _together(
+    _flag(
+        "--replicate",
+        "With partial: what this device holds of each block besides its share, one for all or for each.",
+        metavar="R[,R...]",
+        type=Fractions(),
+    ),
+    _flag(
+        "--on-loss",
+        "A member of a group is lost: retry asks again, exactly; degrade goes on without it, and says so.",
+        type=click.Choice(["retry", "degrade"]),
+        default="retry",
+    ),
+)
 BATCHING_FLAGS = ("batching", "max_batch", "max_waiting", "max_wait", "max_delay")
 OUTPUT = _together(
     _flag("--json", "Print JSON for programs.", is_flag=True, is_eager=True, callback=_use_json),
@@ -138,10 +152,16 @@ def app(context: click.Context, version: bool) -> None:
     elif context.invoked_subcommand is None:
         click.echo(context.get_help())
     else:
-        context.default_map = tables = settings.defaults(app.commands)
-        chosen, output = tables.get(context.invoked_subcommand, {}), context.ensure_object(Output)
-        output.json = output.json or chosen.get("json", False)
-        output.use_debug(output.debug or chosen.get("debug", False))
+        context.default_map = settings.defaults(app.commands)
+        _speak_as_set(context)
+
+
+def _speak_as_set(context: click.Context) -> None:
+    """As the settings file says for the command that comes next, even before its flags are read."""
+    chosen = (context.default_map or {}).get(context.invoked_subcommand or "", {})
+    output = context.ensure_object(Output)
+    output.json = output.json or chosen.get("json", False)
+    output.use_debug(output.debug or chosen.get("debug", False))
 
 
 @app.command(short_help="Put this device in the swarm until Ctrl-C.")
@@ -244,7 +264,8 @@ def doctor(json: bool, **wish: Any) -> None:
 @app.command()
 @click.argument("model")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
-@_flag("--strategy", "auto, local or slices.", default="auto")
+@_flag("--strategy", "auto, local, slices, tokens, columns or partial.", default="auto")
+@GROUPS
 @_flag("--goal", "latency, throughput, memory, or survive=K.", default="latency")
 @_flag("--split", "Blocks to cut before, by number, or cuts by name.", metavar="K[,K...]")
 @_flag("--on", "Only these peers, in this order.", metavar="NAME[,NAME...]")
@@ -267,6 +288,8 @@ def run(model: str, images: tuple[str, ...], split: str | None, on: str | None, 
         images=list(images),
         strategy=more.pop("strategy"),
         goal=more.pop("goal"),
+        replicate=more.pop("replicate"),
+        on_loss=more.pop("on_loss"),
         split=command.places(split),
         on=command.names(on),
         weights=more.pop("weights"),
@@ -283,6 +306,7 @@ def run(model: str, images: tuple[str, ...], split: str | None, on: str | None, 
 @app.command(short_help="Compare the ways to run a model here, and say why.")
 @click.argument("model")
 @_flag("--goal", "latency, throughput, memory, or survive=K.", default="latency")
+@GROUPS
 @_flag("--run", "Run every way so many times, and show what it really takes.", type=click.IntRange(min=0), default=0)
 @_flag("--weights", "pretrained, random:SEED, or a safetensors file.", default="pretrained")
 @_flag("--wire", "Dtype between peers: float32, float16, bfloat16, int8, or auto.", metavar="DTYPE")
@@ -299,6 +323,8 @@ def plan(model: str, json: bool, **more: Any) -> None:
 
     keys = {
         "goal": "goal",
+        "replicate": "replicate",
+        "on_loss": "on_loss",
         "run": "run",
         "weights": "weights",
         "wire": "wire",
@@ -323,6 +349,37 @@ def bench(timed: tuple[str, ...], wait: float, json: bool, **more: Any) -> None:
     from swarm.cli.entry import alone
 
     command.run(_client(**alone(more)), timed, wait, as_json=json)
+
+
+@app.group(short_help="Prepare a model for being split.")
+@click.pass_context
+def split(context: click.Context) -> None:
+    """Prepare a model for being split, once for its weights."""
+    _speak_as_set(context)
+
+
+@split.command(short_help="Find out which heads and neurons a model needs most.")
+@click.argument("model")
+@_flag(
+    "--data",
+    "Labelled pictures: a folder with MNIST's IDX files or with a folder for each class, or an .npz file.",
+    metavar="DIR",
+    required=True,
+)
+@_flag("--weights", "pretrained, random:SEED, or a safetensors file.", default="pretrained")
+@_flag("--samples", "Batches whose mean the scores are.", type=click.IntRange(1, 65536), default=50)
+@_flag("--batch", "Pictures in each of them.", type=click.IntRange(1, 65536), default=128)
+@_flag("--out", "Write it to this file, too.", metavar="FILE")
+@COMPUTE
+@OUTPUT
+def importance(json: bool, **wish: Any) -> None:
+    """Score each head and neuron of MODEL on labelled pictures, and try it with only the best of them.
+
+    What is found is kept for these weights: plans of the strategy partial replicate what matters most.
+    """
+    from swarm.cli import split as command
+
+    command.importance(command.Wish(**wish), as_json=json)
 
 
 @app.command(short_help="Show a whole swarm on this one machine.")

@@ -44,6 +44,20 @@ class Seconds(click.FloatRange):
         return seconds
 
 
+class Fractions(click.types.StringParamType):
+    """`0.33`, or one for each block: `0.5,0.4,0.3`. Their range is for who uses them to check."""
+
+    name = "fractions"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"'{value}' is not a fraction, or several with commas between.", param, ctx)
+
+
 class PeerName(click.types.StringParamType):
     """What other peers accept as a name, and show on their terminals."""
 

@@ -13,7 +13,7 @@ from swarm.cli.run import SETTLE_S
 from swarm.errors import NoPeers, SwarmError
 from swarm.loading import FREE_WIRES, Contest
 from swarm.peer import Peer
-from swarm.plan import Candidate, Plan
+from swarm.plan import Candidate, OnLoss, Plan
 from swarm.types import TensorSpec, View
 
 WARM_UPS = 3
@@ -29,6 +29,8 @@ class Wish:
     weights: str
     wire: str | None
     goal: str
+    replicate: tuple[float, ...] | None
+    on_loss: OnLoss
     run: int
     deadline_s: float
     wait_s: float
@@ -52,7 +54,8 @@ async def _plan(peer: Peer, wish: Wish, as_json: bool) -> None:
     async with peer:
         with show.progress(as_json) as progress:
             await company(peer, wish.wait_s)
-            contest = await peer.plan(wish.model, wish.weights, wish.wire, wish.goal, progress=progress)
+            how: dict[str, Any] = {"replicate": wish.replicate, "on_loss": wish.on_loss}
+            contest = await peer.plan(wish.model, wish.weights, wish.wire, wish.goal, **how, progress=progress)
             for index, candidate in enumerate(contest.candidates if wish.run else ()):
                 if candidate.plan is not None:
                     progress(f"Running {candidate.title}", None)
@@ -118,6 +121,7 @@ def _row(candidate: Candidate, view: View, measured: Measured | None) -> dict[st
         "steps": [_step(candidate.plan, index, view) for index in range(len(candidate.plan.steps))],
         "answer_s": estimate.answer_s,
         "ask_s": estimate.ask_s,
+        "accuracy": list(estimate.accuracy),
         "standbys": [[show.name_of(view, peer) for peer in plan.peers()] for plan in candidate.standbys],
     }
     if measured is not None:
@@ -142,6 +146,7 @@ def _step(plan: Plan, index: int, view: View) -> dict[str, Any]:
         "queue_s": expected.queue_s if expected else None,
         "wire_s": expected.wire_s if expected else None,
         "bytes": expected.bytes if expected else None,
+        "exchange_s": expected.exchange_s if expected else None,
     }
 
 

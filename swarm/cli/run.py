@@ -11,6 +11,7 @@ from swarm.cli import loop, show
 from swarm.errors import BadInput
 from swarm.loading import wires_of
 from swarm.peer import Peer
+from swarm.plan import OnLoss
 from swarm.result import Result
 from swarm.session import Session
 
@@ -26,6 +27,8 @@ class Wish:
     images: list[str]
     strategy: str
     goal: str
+    replicate: tuple[float, ...] | None
+    on_loss: OnLoss
     split: list[int | str] | None
     on: list[str] | None
     weights: str
@@ -70,7 +73,16 @@ async def _run(peer: Peer, wish: Wish, as_json: bool) -> None:
             if wish.strategy != "local" or wish.on:
                 await peer.wait_for(wish.on or (), timeout_s=wish.wait_s, settle_s=0.0 if wish.on else SETTLE_S)
             session = await peer.load(
-                wish.model, wish.strategy, wish.split, wish.on, wish.weights, wish.wire, wish.goal, progress=progress
+                wish.model,
+                wish.strategy,
+                wish.split,
+                wish.on,
+                wish.weights,
+                wish.wire,
+                wish.goal,
+                replicate=wish.replicate,
+                on_loss=wish.on_loss,
+                progress=progress,
             )
         async with session:
             results = [await ask(session, wish.images, wish.deadline_s) for _ in range(wish.repeat)]
@@ -113,6 +125,8 @@ def _print(wish: Wish, results: list[list[Result]]) -> None:
     for image, row in zip(wish.images, rows, strict=True):
         best = ", ".join(f"{label.label} {label.score:.1%}" for label in row[:3])
         show.tell(f"{image}: {best}")
+    for sentence in dict.fromkeys(result.degraded for result in results[-1] if result.degraded):
+        show.note(sentence)
     latency_s = median(sum(result.latency_s for result in group) for group in results)
     flat = [result for group in results for result in group]
     Console().print(show.trace_table(flat, f"{show.milliseconds(latency_s)} a request"))

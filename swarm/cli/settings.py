@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,36 @@ def config_path() -> Path:
 
 
 def defaults(commands: Mapping[str, click.Command]) -> dict[str, dict[str, Any]]:
-    """What the file sets, as click wants it: a table for each command.
+    """What the file sets, as click wants it: a table for each command; a group's has a table for each of its own.
 
     Raises `UsageError` when the file cannot be read, or sets what no flag of a command takes.
     """
     path = config_path()
     settings = _read(path)
-    options = {name: _options(command) for name, command in commands.items()}
-    every = {key: option for of_command in options.values() for key, option in of_command.items()}
+    every = {key: option for command in _leaves(commands) for key, option in _options(command).items()}
     shared = _checked({key: value for key, value in settings.items() if key not in commands}, every, f"in {path}")
-    tables = {name: _table(settings.get(name, {}), name, options[name], path) for name in commands}
-    return {
-        name: {key: value for key, value in shared.items() if key in options[name]} | tables[name] for name in commands
-    }
+    return {name: _defaults(command, settings.get(name, {}), shared, name, path) for name, command in commands.items()}
+
+
+def _leaves(commands: Mapping[str, click.Command]) -> Iterator[click.Command]:
+    for command in commands.values():
+        if isinstance(command, click.Group):
+            yield from _leaves(command.commands)
+        else:
+            yield command
+
+
+def _defaults(
+    command: click.Command, value: Any, shared: Mapping[str, Any], name: str, path: Path
+) -> dict[str, Any]:
+    if isinstance(command, click.Group):
+        inner = command.commands
+        own = _table({key: each for key, each in value.items() if key not in inner}, name, {}, path)
+        return own | {
+            key: _defaults(each, value.get(key, {}), shared, f"{name}.{key}", path) for key, each in inner.items()
+        }
+    options = _options(command)
+    return {key: each for key, each in shared.items() if key in options} | _table(value, name, options, path)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -94,20 +94,24 @@ def trace_json(result: Result) -> list[dict[str, Any]]:
 def trace_table(results: list[Result], title: str) -> Any:
     """Where the time of requests went: one row a step, the mean over all that went the way of the last one."""
     results = [result for result in results if _way(result) == _way(results[-1])]
-    cells = [
-        (
+    headers = ["step", "peer", "wire", "queue", "compute", "received"]
+    rows = [
+        [
             steps[0].step,
             steps[0].peer,
             milliseconds(fmean(step.wire_s for step in steps)),
             milliseconds(fmean(step.queue_s for step in steps)),
             milliseconds(fmean(step.compute_s for step in steps)),
             kibibytes(fmean(step.bytes for step in steps)),
-        )
+            milliseconds(fmean(step.exchange_s for step in steps)),
+        ]
         for steps in zip(*(result.trace for result in results), strict=True)
     ]
     back_s = fmean(result.answer_wire_s for result in results)
-    cells.append(("answer", "here", milliseconds(back_s), "", "", kibibytes(fmean(r.answer_bytes for r in results))))
-    return table(("step", "peer", "wire", "queue", "compute", "received"), cells, title)
+    rows.append(["answer", "here", milliseconds(back_s), "", "", kibibytes(fmean(r.answer_bytes for r in results)), ""])
+    if any(step.exchange_s for result in results for step in result.trace):
+        return table([*headers, "exchange"], rows, title)
+    return table(headers, [row[:-1] for row in rows], title)
 
 
 def _way(result: Result) -> list[tuple[str, str]]:

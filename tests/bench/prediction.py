@@ -55,23 +55,15 @@ SCENES = {
 }
 
 
-def study_at_full_speed(models: Sequence[str], cache: Path) -> None:
+def study_at_full_speed(
+    models: Sequence[str], cache: Path, source: str | None = None, files: Sequence[str] = ()
+) -> None:
     """Taking a model apart costs seconds of a whole core: done once, and copied to every device."""
     env = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    alone = ["--no-mdns", "--interface", "127.0.0.1", "--wait", "0", "--json"]
+    more = [word for file in files for word in ("--models", file)]
     for model in models:
-        argv = [
-            *SWARM,
-            "plan",
-            model,
-            "--weights",
-            weights(model),
-            "--no-mdns",
-            "--interface",
-            "127.0.0.1",
-            "--wait",
-            "0",
-            "--json",
-        ]
+        argv = [*SWARM, "plan", model, "--weights", source or weights(model), *alone, *more]
         subprocess.run(argv, env=env, check=True, capture_output=True, timeout=PLAN_S)
 
 

@@ -25,11 +25,13 @@ def cache(lab: Lab, device: int) -> Path:
     return Path(lab.env(device)["XDG_CACHE_HOME"]) / "swarm"
 
 
-def get_ready(lab: Lab, model: str, *, asking: Sequence[int]) -> Mapping[str, float]:
+def get_ready(
+    lab: Lab, model: str, *, asking: Sequence[int], weights: str | None = None, files: Sequence[str] = ()
+) -> Mapping[str, float]:
     """Seconds of the whole model, by the device's name. Only devices that ask have the parameters: others fetch what
     they need from them."""
     with Lab([Device(None, None, None, "study")], homes=True) as library:
-        study_at_full_speed([model], Path(library.env(0)["XDG_CACHE_HOME"]))
+        study_at_full_speed([model], Path(library.env(0)["XDG_CACHE_HOME"]), weights, files)
         for device in range(lab.size):
             for folder in COPIED if device in asking else COPIED[:1]:
                 _link(cache(library, 0) / folder, cache(lab, device))
@@ -38,12 +40,13 @@ def get_ready(lab: Lab, model: str, *, asking: Sequence[int]) -> Mapping[str, fl
         if word.name in first:
             _link(cache(lab, first[word.name]) / "speed", cache(lab, device))
         else:
-            first[word.name], whole_s[word.name] = device, _measured_s(lab, device, model)
+            first[word.name], whole_s[word.name] = device, _measured_s(lab, device, model, files)
     return whole_s
 
 
-def _measured_s(lab: Lab, device: int, model: str) -> float:
-    done = lab.run(device, [*SWARM, "bench", model, *ALONE], timeout_s=MEASURE_S)
+def _measured_s(lab: Lab, device: int, model: str, files: Sequence[str]) -> float:
+    more = [word for file in files for word in ("--models", file)]
+    done = lab.run(device, [*SWARM, "bench", model, *ALONE, *more], timeout_s=MEASURE_S)
     if done.returncode:
         raise SystemExit(done.stderr)
     return sum(float(stage["seconds"]) for stage in json.loads(done.stdout)["stages"][model])
