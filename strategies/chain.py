@@ -7,8 +7,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 from swarm.errors import NoPeers
-from swarm.plan import INPUT, OUTPUT, Edge, Goal, Part, Plan, Step
+from swarm.plan import INPUT, OUTPUT, Edge, Goal, Plan, Step
 from swarm.strategies.costs import Costs
+from swarm.strategies.inside import part
 from swarm.strategies.links import cargo
 from swarm.strategies.prediction import forecast
 from swarm.types import ModelProfile, PeerId, TensorSpec, View
@@ -36,16 +37,16 @@ def draft(
     model, me = costs.model, costs.view.me
     spans = list(pairwise(cuts))
     steps = tuple(
-        Step(str(i), _part(model, span), (peer,)) for i, (span, peer) in enumerate(zip(spans, peers, strict=True))
+        Step(str(i), part(model, span), (peer,)) for i, (span, peer) in enumerate(zip(spans, peers, strict=True))
     )
     outputs = [model.stages[end - 1].output for _, end in spans]
     ways = list(pairwise([*peers, me]))
-    fastest = wires or [_fastest(costs, goal, spec, *ends) for spec, ends in zip(outputs, ways, strict=True)]
+    fastest = wires or [fastest_wire(costs, goal, spec, *ends) for spec, ends in zip(outputs, ways, strict=True)]
     names = pairwise([INPUT, *(step.id for step in steps), OUTPUT])
     edges = tuple(
         Edge(source, target, sender, receiver, spec, wire)
         for (source, target), (sender, receiver), spec, wire in zip(
-            names, [(me, peers[0]), *ways], [model.input, *outputs], [_plain(goal), *fastest], strict=True
+            names, [(me, peers[0]), *ways], [model.input, *outputs], [plain_wire(goal), *fastest], strict=True
         )
     )
     plan = Plan("proposal", strategy, me, steps, edges, goal.max_batch)
@@ -61,20 +62,14 @@ def present(view: View, peers: Sequence[PeerId]) -> list[PeerId]:
     return list(peers)
 
 
-def _part(model: ModelProfile, span: tuple[int, int]) -> Part:
-    start = INPUT if span[0] == 0 else model.stages[span[0] - 1].name
-    end = OUTPUT if span[1] == len(model.stages) else model.stages[span[1] - 1].name
-    return Part(model.name, model.digest, start, end)
-
-
-def _fastest(costs: Costs, goal: Goal, spec: TensorSpec, sender: PeerId, receiver: PeerId) -> str:
+def fastest_wire(costs: Costs, goal: Goal, spec: TensorSpec, sender: PeerId, receiver: PeerId) -> str:
     """Of equally fast ones the one that the goal names first; between parts of one peer nothing is encoded."""
     if sender == receiver:
-        return _plain(goal)
+        return plain_wire(goal)
     ends = costs.index[sender], costs.index[receiver]
     return min(goal.wires, key=lambda wire: float(costs.links.crossing_s(cargo(spec, wire), *ends)))
 
 
-def _plain(goal: Goal) -> str:
+def plain_wire(goal: Goal) -> str:
     """For arrays that need not shrink."""
     return "float32" if "float32" in goal.wires else goal.wires[0]

@@ -13,17 +13,30 @@ from typing import Final
 
 from swarm.errors import NoFit, SwarmError, UsageError
 from swarm.plan import Candidate, Goal
+from swarm.strategies.columns import Columns
 from swarm.strategies.costs import Costs
+from swarm.strategies.inside import run_of
 from swarm.strategies.local import Local
 from swarm.strategies.merit import by_merit
+from swarm.strategies.partial import Partial
 from swarm.strategies.shortage import shortage
 from swarm.strategies.slices import Slices
 from swarm.strategies.strategy import Strategy, counted
-from swarm.strategies.survival import surviving
+from swarm.strategies.survival import bears, degraded, losses_of, surviving
+from swarm.strategies.tokens import Tokens
 from swarm.strategies.verdicts import of_loser, of_winner
 from swarm.types import ModelProfile, View
 
-STRATEGIES: Final[dict[str, Strategy]] = {"local": Local(), "slices": Slices()}
+STRATEGIES: Final[dict[str, Strategy]] = {
+    "local": Local(),
+    "slices": Slices(),
+    "tokens": Tokens(),
+    "columns": Columns(),
+    "partial": Partial(),
+}
+
+CHAINS: Final = ("slices", "local")
+GROUPS: Final = ("tokens", "columns", "partial")
 
 
 def contest(model: ModelProfile, view: View, goal: Goal) -> tuple[Candidate, ...]:
@@ -63,11 +76,17 @@ def choose(name: str, model: ModelProfile, view: View, goal: Goal) -> Candidate:
 
 def _everything(costs: Costs, goal: Goal) -> list[Candidate]:
     """All that can be done unasked, the best first; as the strategies have it where nothing was measured."""
-    candidates = [_known(one, costs) for name in ("slices", "local") for one in _proposed(name, costs, goal)]
+    names = CHAINS if _says_nothing_of_blocks(costs.model) else (*CHAINS, *GROUPS)
+    candidates = [_known(one, costs) for name in names for one in _proposed(name, costs, goal)]
     first = {candidate.plan.steps: candidate for candidate in reversed(candidates) if candidate.plan is not None}
     distinct = [one for one in candidates if one.plan is not None and first[one.plan.steps] is one]
     unable = [candidate for candidate in candidates if candidate.plan is None]
     return [*(distinct if costs.is_blind else by_merit(distinct, goal)), *unable]
+
+
+def _says_nothing_of_blocks(model: ModelProfile) -> bool:
+    """Neither that some can be shared out, nor why none can."""
+    return model.inside_reason is None and run_of(model) is None
 
 
 def _known(candidate: Candidate, costs: Costs) -> Candidate:
@@ -96,17 +115,32 @@ def _decided(
     able = [candidate for candidate in candidates if candidate.plan is not None]
     if not able:
         raise NoFit(shortage(costs))
-    losses = max(goal.survive, int(goal.metric == "survive"))
+    losses = losses_of(goal)
     winner = _lasting(able, costs, goal, losses, may_deal) if losses else able[0]
-    fragile = list(takewhile(lambda candidate: not _is_same(candidate, winner), able))
-    reason = f"leaves too little for {counted(losses, 'plan')} beside it"
+    fragile = _fragile(able, winner, losses)
     others = [
-        *(other for other in able[len(fragile) :] if not _is_same(other, winner)),
-        *(replace(other, plan=None, verdict=reason) for other in fragile),
+        *(other for other in able if other not in fragile and not _is_same(other, winner)),
+        *(replace(other, plan=None, verdict=_too_weak(other, losses)) for other in fragile),
         *(other for other in candidates if other.plan is None),
     ]
     told = [replace(other, verdict=of_loser(other, winner, costs, goal)) for other in others]
     return replace(winner, verdict=of_winner(winner, others, costs, goal)), *told
+
+
+def _fragile(able: Sequence[Candidate], winner: Candidate, losses: int) -> list[Candidate]:
+    """Those that were better, but do not bear the losses; where the winner does by itself, nothing does exactly."""
+    weak = [candidate for candidate in able if bears(candidate) < losses]
+    if losses and bears(winner) and not winner.standbys:
+        return weak
+    better = takewhile(lambda candidate: not _is_same(candidate, winner), able)
+    return [candidate for candidate in better if candidate in weak]
+
+
+def _too_weak(candidate: Candidate, losses: int) -> str:
+    borne = bears(candidate)
+    if borne:
+        return f"survives only the loss of {counted(borne, 'peer')}"
+    return f"leaves too little for {counted(losses, 'plan')} beside it"
 
 
 def _is_same(candidate: Candidate, winner: Candidate) -> bool:
@@ -118,11 +152,16 @@ def _lasting(able: Sequence[Candidate], costs: Costs, goal: Goal, losses: int, m
     unasked = replace(goal, split=None, peers=None)
 
     def best(left: Costs) -> Candidate | None:
-        return next((found for found in _everything(left, unasked) if found.plan is not None), None)
+        return next(
+            (found for found in _everything(left, unasked) if found.plan is not None and not bears(found)), None
+        )
 
-    winner, most = surviving(able, costs, losses, best, may_deal=may_deal)
+    exact = [candidate for candidate in able if not bears(candidate)]
+    winner, most = surviving(exact, costs, losses, best, may_deal=may_deal)
+    winner = winner or degraded(able, losses)
     if winner is not None:
         return winner
+    most = max([most, *(bears(candidate) for candidate in able)])
     devices = len({*costs.devices, costs.me})
     had = f"at most survive={most} can be had" if most else "no loss can be borne"
     advice = f"add a device or ask for --goal survive={most}." if most else "add a device."

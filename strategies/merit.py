@@ -34,7 +34,7 @@ def by_merit(candidates: list[Candidate], goal: Goal) -> list[Candidate]:
 
 
 def is_single(candidate: Candidate) -> bool:
-    return candidate.plan is not None and len(candidate.plan.steps) == 1
+    return candidate.plan is not None and len(candidate.plan.steps) == len(candidate.plan.peers()) == 1
 
 
 def ratio(worse: Candidate, better: Candidate, goal: Goal) -> float:

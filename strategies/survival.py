@@ -4,6 +4,9 @@
     standby   c, me       the requester may be in all of them: without it nobody asks
 
 With K standbys any K peers may be lost. A plan on the requester alone outlives every peer, and ends the list.
+
+A group that the requester leads may do without standbys, and go on without its members: it answers less well then, so
+that it comes only where nothing exact can be had.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from swarm.plan import Candidate
+from swarm.plan import Candidate, Goal
 from swarm.strategies.costs import Costs
+from swarm.strategies.resilience import may_lose
 
 Best = Callable[[Costs], Candidate | None]
 """The best that can be done with what is left."""
@@ -38,6 +42,28 @@ def surviving(
         if dealt is not None:
             return (dealt if fewer == losses else None), fewer
     return None, most
+
+
+def losses_of(goal: Goal) -> int:
+    """How many the goal wants borne."""
+    return max(goal.survive, int(goal.metric == "survive"))
+
+
+def bears(candidate: Candidate) -> int:
+    """How many losses it bears by itself, if less well."""
+    return may_lose(candidate.plan) if candidate.plan is not None else 0
+
+
+def degraded(candidates: Sequence[Candidate], losses: int) -> Candidate | None:
+    """Of those that bear so many losses by themselves the one that answers best then; of equal ones the first."""
+    able = [candidate for candidate in candidates if bears(candidate) >= losses]
+    return max(able, key=lambda candidate: round(accuracy_after(candidate, losses) or 0.0, 2), default=None)
+
+
+def accuracy_after(candidate: Candidate, losses: int) -> float | None:
+    """None where nobody knows."""
+    known = candidate.plan.estimate.accuracy if candidate.plan is not None else ()
+    return known[losses] if losses < len(known) else None
 
 
 def survived(candidate: Candidate) -> float:

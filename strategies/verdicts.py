@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from swarm.plan import Candidate, Goal, Plan
 from swarm.strategies.costs import Costs
 from swarm.strategies.merit import ratio
 from swarm.strategies.prediction import Timing
 from swarm.strategies.strategy import megabytes, shares
+from swarm.strategies.survival import accuracy_after, bears, losses_of
+from swarm.types import PeerId
 
 BETTER = {"throughput": "more answers a second", "memory": "smaller in its largest share"}
 
@@ -17,7 +19,7 @@ BETTER = {"throughput": "more answers a second", "memory": "smaller in its large
 def of_winner(winner: Candidate, others: Sequence[Candidate], costs: Costs, goal: Goal) -> str:
     """`others` are the ones that lost, the best first; only those with a plan count."""
     backed = "".join(f"; stands by: {shares(plan, costs)}" for plan in winner.standbys)
-    return f"chosen: {_reason(winner, others, costs, goal)}{backed}"
+    return f"chosen: {_reason(winner, others, costs, goal)}{_bearing(winner, goal)}{backed}"
 
 
 def _reason(winner: Candidate, others: Sequence[Candidate], costs: Costs, goal: Goal) -> str:
@@ -28,6 +30,8 @@ def _reason(winner: Candidate, others: Sequence[Candidate], costs: Costs, goal: 
     rivals = [other for other in others if other.plan is not None]
     if not rivals:
         return "the only one that can be" if others else "there is no other"
+    if losses_of(goal) and bears(winner) and not winner.standbys:
+        return "nothing exact outlives as many losses"
     gain = ratio(rivals[0], winner, goal)
     if math.isnan(gain):
         return "the others were not measured yet"
@@ -42,6 +46,22 @@ def of_loser(loser: Candidate, winner: Candidate, costs: Costs, goal: Goal) -> s
     """By how much it lost, and what of it takes longest."""
     if loser.plan is None:
         return loser.verdict
+    return _lost(loser, winner, loser.plan, costs, goal) + _bearing(loser, goal)
+
+
+def _bearing(candidate: Candidate, goal: Goal) -> str:
+    """What a plan that goes on without some of its peers is like then."""
+    losses = losses_of(goal)
+    if not losses or bears(candidate) < losses or candidate.standbys:
+        return ""
+    whole, after = accuracy_after(candidate, 0), accuracy_after(candidate, losses)
+    known = "but how well nobody has measured"
+    if after is not None and whole is not None:
+        known = f"at {after:.1%} instead of {whole:.1%}"
+    return f"; survives {losses} {'loss' if losses == 1 else 'losses'} {known}"
+
+
+def _lost(loser: Candidate, winner: Candidate, plan: Plan, costs: Costs, goal: Goal) -> str:
     lost = ratio(loser, winner, goal)
     if math.isnan(lost):
         return "not all of it was measured"
@@ -50,10 +70,10 @@ def of_loser(loser: Candidate, winner: Candidate, costs: Costs, goal: Goal) -> s
     if round(lost, 3) == 1:
         return "just as good, but no better"
     if goal.metric == "memory":
-        return f"{_times(lost, 'more')} memory: {_largest_share(loser.plan, costs)}"
+        return f"{_times(lost, 'more')} memory: {_largest_share(plan, costs)}"
     if goal.metric == "throughput":
-        return f"{_times(lost, 'fewer')} answers a second: {_bottleneck(loser.plan, costs)}"
-    return f"{_times(lost, 'slower')}: {_longest(loser.plan, costs)}"
+        return f"{_times(lost, 'fewer')} answers a second: {_bottleneck(plan, costs)}"
+    return f"{_times(lost, 'slower')}: {_longest(plan, costs)}"
 
 
 def _better(goal: Goal) -> str:
@@ -77,24 +97,43 @@ def _longest(plan: Plan, costs: Costs) -> str:
     queued = max(estimate.steps, key=lambda step: step.queue_s)
     slowest = max(estimate.steps, key=lambda step: step.compute_s)
     whole = estimate.latency_s
-    names = {step.id: costs.name(step.peers[0]) for step in plan.steps}
+    names = {step.id: costs.name(step.lead) for step in plan.steps}
+    exchanged = sum(step.exchange_s for step in estimate.steps)
+    if exchanged >= max(slowest.compute_s, queued.queue_s, on_wire) > 0 or exchanged > whole / 3:
+        return f"{exchanged / whole:.0%} of its time is exchange"
     if on_wire >= max(slowest.compute_s, queued.queue_s):
         return f"the tensors on the way take {_part_of(on_wire, whole)}"
     if queued.queue_s > slowest.compute_s:
-        return f"{names[queued.step]} is busy: a request waits there {_part_of(queued.queue_s, whole)}"
+        return f"{_busy(plan, queued.step, costs)} is busy: a request waits there {_part_of(queued.queue_s, whole)}"
+    if any(step.group is not None and step.id == slowest.step for step in plan.steps):
+        return f"the group computes for {_part_of(slowest.compute_s, whole)}"
     if len(plan.steps) == 1:
         return f"{names[slowest.step]} computes for {_part_of(slowest.compute_s, whole)}"
     return f"{names[slowest.step]} is the slowest step: {_part_of(slowest.compute_s, whole)}"
 
 
+def _busy(plan: Plan, step_id: str, costs: Costs) -> str:
+    """Of the peers of a step the one for which it waits."""
+    peers = [peer for step in plan.steps if step.id == step_id for peer in step.peers]
+    spent_s = costs.step_s + costs.wait_s
+    return costs.name(max(peers, key=lambda peer: float(spent_s[costs.index[peer]])))
+
+
 def _bottleneck(plan: Plan, costs: Costs) -> str:
     timing = Timing.of(plan, costs)
-    device, busy_s = max(sorted(timing.devices_s().items()), key=lambda item: item[1])
+    device, busy_s = _busiest(timing.devices_s())
     ways = sorted(timing.links_s().items(), key=lambda item: (-item[1], item[0]))
+    peer, taken_s = _busiest(timing.interfaces_s() or {device: 0.0})
+    if taken_s > max(busy_s, ways[0][1] if ways else 0.0):
+        return f"the network interface of {costs.name(peer)} bears {1 / taken_s:.3g} a second"
     if ways and ways[0][1] > busy_s:
         (sender, receiver), taken_s = ways[0]
         return f"the link from {costs.name(sender)} to {costs.name(receiver)} bears {1 / taken_s:.3g} a second"
     return f"{costs.name(device)} bears {1 / busy_s:.3g} a second"
+
+
+def _busiest(by_peer: Mapping[PeerId, float]) -> tuple[PeerId, float]:
+    return max(sorted(by_peer.items()), key=lambda item: item[1])
 
 
 def _largest_share(plan: Plan, costs: Costs) -> str:

@@ -99,7 +99,7 @@ def test_too_few_peers_and_lost_peers_are_named() -> None:
 
 
 def test_unknown_strategies_and_contradictions_are_refused() -> None:
-    with pytest.raises(UsageError, match="auto, local, slices"):
+    with pytest.raises(UsageError, match="auto, columns, local, partial, slices, tokens"):
         choose("magic", NET, view(CLIENT), goal())
     with pytest.raises(UsageError, match="does not split"):
         choose("local", NET, view(CLIENT), goal(split=(1,)))

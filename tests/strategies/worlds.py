@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise, permutations, product
 from random import Random
+from typing import Any
 
 from swarm.plan import OUTPUT, Goal, Plan
 from swarm.strategies.chain import draft
 from swarm.strategies.costs import Costs
 from swarm.types import (
+    Inside,
     Link,
     ModelProfile,
     PeerId,
@@ -37,6 +39,39 @@ def model(flops: Sequence[int], uncut: str | None = None, *, nbytes: int = 0, sp
         for i, (name, cost) in enumerate(zip(names, flops, strict=True))
     )
     return ModelProfile("net", DIGEST, spec, stages, tuple(range(1, last + 1)), uncut)
+
+
+def vit(
+    blocks: int = 12,
+    heads: int = 12,
+    neurons: int = 3072,
+    tokens: int = 197,
+    width: int = 768,
+    *,
+    needed: int = 1,
+    resilience: Sequence[tuple[float, float]] = (),
+) -> ModelProfile:
+    """A vision transformer, by default ViT-B/16: all figures are what they are there, up to the norms' operations."""
+    inside, hidden = Inside(heads, neurons, tokens, width, width), TensorSpec((tokens, width))
+    attention = 8 * tokens * width * width + 4 * tokens * tokens * width
+    parameters = 4 * width * (width + 1) + neurons * (2 * width + 1) + width + 4 * width
+    block = (attention + 4 * tokens * width * neurons, 4 * parameters)
+    stem = Stage("stem", 2 * 196 * 768 * width, 4 * (768 * width + 198 * width), hidden, (), 4 * 2 * tokens * width)
+    working = 4 * tokens * (3 * width + neurons)
+    run = [Stage(f"blocks.{i}", *block, hidden, (i,), working, "block", inside) for i in range(blocks)]
+    tail = Stage(OUTPUT, 2 * width * 1000, 4 * (1000 * (width + 1) + 2 * width), TensorSpec((1000,)), (blocks,), 4000)
+    stages, edges = (stem, *run, tail), tuple(range(1, blocks + 2))
+    return ModelProfile(
+        "vit", DIGEST, TensorSpec((3, 224, 224)), stages, edges, needed=needed, resilience=tuple(resilience)
+    )
+
+
+def lan(names: str, rates: Sequence[float], link: Link, **more: Any) -> list[PeerRecord]:
+    """Peers of these rates, each with the same link to every other."""
+    return [
+        record(name, rate, links=dict.fromkeys(set(names) - {name}, link), **more)
+        for name, rate in zip(names, rates, strict=True)
+    ]
 
 
 def record(
@@ -117,6 +152,30 @@ def random_world(seed: int, *, devices: int = 3, tight: bool = False) -> tuple[M
     ]
     measured = {name: [random.uniform(0.01, 1) for _ in stages] for name in names if random.random() < 0.5}
     return net, view(*records, stage_s=measured)
+
+
+def random_group_world(seed: int, *, tight: bool = False) -> tuple[ModelProfile, View]:
+    """Small transformers on devices of all sorts; some requesters compute, some do not."""
+    random = Random(seed)
+    heads, tokens = random.randint(1, 5), random.randint(2, 9)
+    net = vit(
+        random.randint(1, 3), heads, random.randint(3, 20), tokens, 4 * heads, needed=random.choice([0, 1, tokens])
+    )
+    names = "abcdef"[: random.randint(2, 6)]
+    records = [
+        record(
+            name,
+            random.uniform(1e6, 1e8),
+            client=name == "a" and random.random() < 0.3,
+            free=random.randint(net.parameter_bytes // 8, net.parameter_bytes) if tight else None,
+            links={peer: _random_link(random) for peer in names if peer != name and random.random() < 0.8},
+            wait_s=random.choice([0.0, 0.3]),
+            step_s=random.uniform(0, 0.01),
+            coding={"float16": random.uniform(1e5, 1e7), "int8": random.uniform(1e5, 1e7)},
+        )
+        for name in names
+    ]
+    return net, view(*records)
 
 
 def _random_link(random: Random) -> Link:
