@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from swarm.models.catalogue import Entry
 from swarm.models.costs import count
 from swarm.models.cuts import Flow, find_cuts
 from swarm.models.graph import TENSOR, Graph, digest
+from swarm.models.inside.recognition import recognise
 from swarm.models.kinds import kind, whole_kind
 from swarm.models.liveness import nbytes, working_bytes
 from swarm.models.source import code_digest, library_versions
@@ -46,6 +48,7 @@ def _blueprint(name: str, entry: Entry, traced: Trace) -> Blueprint:
     stages = _stages(graph, traced, picture)
     reason = None if len(stages) > 1 else "It has no place where a single tensor is live."
     profile = ModelProfile(name, digest(graph, traced.tensors, picture), picture, stages, blocks, reason)
+    profile, insides = recognise(profile, graph, traced.tensors)
     return Blueprint(
         profile,
         entry.pictures,
@@ -54,6 +57,7 @@ def _blueprint(name: str, entry: Entry, traced: Trace) -> Blueprint:
         _fitting(entry.labels, cuts[-1].tensor),
         graph,
         entry.pretrained,
+        insides,
     )
 
 
@@ -113,4 +117,5 @@ class _Uncut:
         flops = 2 * held // DTYPE_BYTES["float32"]
         stage = Stage(OUTPUT, flops, held, output, (), least, whole_kind(known_as))
         profile = ModelProfile(self.name, known_as, picture, (stage,), (0, 1), reason)
+        profile = replace(profile, inside_reason="It runs only as a whole.")
         return Blueprint(profile, self.entry.pictures, self.slots, (), self.entry.labels, None, self.entry.pretrained)

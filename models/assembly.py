@@ -15,6 +15,8 @@ import torch
 
 from swarm.errors import WeightsError
 from swarm.models.blueprint import Blueprint, TensorSlot
+from swarm.models.inside.extents import shares
+from swarm.models.inside.running import RunnableShard
 from swarm.models.mutation import shared, written
 from swarm.models.native import Region, without_python
 from swarm.models.parts import Normaliser, RunnablePart
@@ -39,15 +41,41 @@ def build(
     Tensors that are in the `pool` already are taken from there, the others are added. Blocks on the disk. Raises
     `CannotSplit` for unknown cuts, `WeightsError` for bytes that are not as promised.
     """
+    tensors = _tensors(blueprint, part, locate, digests, device, pool)
+    return assemble(blueprint, part, tensors, device, model_files)
+
+
+def build_shard(
+    blueprint: Blueprint,
+    part: Part,
+    locate: Callable[[str], Location],
+    digests: Sequence[str],
+    *,
+    device: str = "cpu",
+    pool: Pool | None = None,
+) -> RunnableShard:
+    """The same for a part with a shard."""
+    tensors = _tensors(blueprint, part, locate, digests, device, pool)
+    roles = [roles for roles, _, _ in shares(blueprint.profile, blueprint.insides, part)]
+    return RunnableShard(part, roles, tensors, device)
+
+
+def _tensors(
+    blueprint: Blueprint,
+    part: Part,
+    locate: Callable[[str], Location],
+    digests: Sequence[str],
+    device: str,
+    pool: Pool | None,
+) -> dict[str, torch.Tensor]:
     slots = blueprint.tensors_of(part)
     if len(slots) != len(digests):
         raise WeightsError(f"{part.name} has {len(slots)} tensors, but {len(digests)} were named.")
     mapped, held = Mappings(), Pool() if pool is None else pool
-    tensors = {
+    return {
         slot.name: held.tensor(digest, slot, device, partial(_loaded, mapped, slot, locate, digest, device))
         for slot, digest in zip(slots, digests, strict=True)
     }
-    return assemble(blueprint, part, tensors, device, model_files)
 
 
 def _loaded(

@@ -14,6 +14,8 @@ from msgspec import Meta
 
 from swarm.errors import CannotSplit, WeightsError
 from swarm.models.graph import Graph
+from swarm.models.inside.extents import shapes_of
+from swarm.models.inside.roles import Roles
 from swarm.plan import INPUT, OUTPUT, Part
 from swarm.types import DTYPE_BYTES, Dimension, ModelProfile, Name, TensorSpec, Text
 
@@ -78,6 +80,8 @@ class Blueprint:
     graph: Graph | None = None
     pretrained: Mapping[str, str] = field(default_factory=dict)
     """Where trained weights come from: `{"file": path}`, `{"hub": "timm"}`, or `{"refused": sentence}`."""
+    insides: Annotated[tuple[Roles | None, ...], Meta(max_length=65536)] = ()
+    """For each stage the roles of its tensors, where it is a block that comes apart; empty when no stage does."""
     home: str = ""
     """The folder it was loaded from; there lies the file with the values of `derived`."""
 
@@ -93,8 +97,13 @@ class Blueprint:
     def tensors_of(self, part: Part) -> tuple[TensorSlot, ...]:
         """The tensors that a part needs, sorted by name: the same on every peer with the same anatomy.
 
-        Raises `CannotSplit` when the part names a cut that the model does not have.
+        Those of a part with a shard have the shard's shapes. Raises `CannotSplit` when the part names a cut that the
+        model does not have, or heads and neurons of anything else than its blocks.
         """
+        if part.shard is not None:
+            whole = {slot.name: slot.shape for slot in self.tensors}
+            shapes = shapes_of(self.profile, self.insides, part, whole)
+            return tuple(replace(slot, shape=shapes[slot.name]) for slot in self.tensors if slot.name in shapes)
         if self.graph is None:
             self._whole_only(part)
             return self.tensors

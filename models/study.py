@@ -98,5 +98,5 @@ def _key(model: str, model_files: Sequence[Path]) -> str:
 
 @remember
 def _own_source() -> str:
-    files = sorted(Path(__file__).resolve().parent.glob("*.py"))
+    files = sorted(Path(__file__).resolve().parent.rglob("*.py"))
     return sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

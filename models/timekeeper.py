@@ -156,7 +156,7 @@ class Timekeeper:
         which brings its weights from the disk.
         """
         run = self._runs.get((part.anatomy, part.start, part.end))
-        if rows != 1 or run is None:
+        if rows != 1 or run is None or part.shard is not None:
             return
         if run.is_warm:
             self._pace.learn(run.kinds, seconds)
