@@ -1,6 +1,6 @@
 """The child process: the only place where timm, torchvision and torch.export are imported.
 
-    python -m swarm.models.child study|random|pretrained|measure MODEL FOLDER [ARGUMENT] [--models FILE]…
+    python -m swarm.models.child study|random|pretrained|measure|importance MODEL FOLDER [ARGUMENT] [--models FILE]…
 
 Results are files in FOLDER, each moved into place when it is whole. An error is left there too.
 """
@@ -61,6 +61,13 @@ def measure(device: str, folder: Path, threads: str) -> None:
     move_into_place(folder / speed.BENCHMARK_FILE, msgspec.json.encode(benchmark.measure(device, int(threads))))
 
 
+def importance(_: str, folder: Path) -> None:
+    """Score the heads and neurons of a model; the order in `folder` says of which weights, and with what pictures."""
+    from swarm.models.importance.measure import measure
+
+    measure(folder)
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     """A safetensors file, whole or not at all."""
     from safetensors.torch import save_file
@@ -81,6 +88,7 @@ JOBS: Mapping[str, Callable[..., None]] = {
     "random": random,
     "pretrained": pretrained,
     "measure": measure,
+    "importance": importance,
 }
 
 

@@ -25,7 +25,7 @@ class Failure(msgspec.Struct):
 
 
 async def run(kind: str, model: str, folder: Path, model_files: Sequence[Path], *extra: str) -> None:
-    """Run one job (`study`, `random`, `pretrained`, `measure`) to its end; its results are files in `folder`.
+    """Run one job (a key of `swarm.models.child.JOBS`) to its end; its results are files in `folder`.
 
     Raises the error that the child met. What the child prints goes to `log.txt` in that folder. Cancelling kills it.
     """
@@ -75,7 +75,7 @@ async def _started(arguments: list[str], log: BinaryIO) -> asyncio.subprocess.Pr
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=_environment(sees_gpu=arguments[0] == "measure"),
+            env=_environment(sees_gpu=arguments[0] in {"measure", "importance"}),
         )
 
 

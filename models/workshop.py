@@ -16,17 +16,23 @@ import numpy as np
 from swarm.errors import Overloaded, SwarmError
 from swarm.models import devices, speed, study, weights
 from swarm.models.blueprint import Blueprint
+from swarm.models.importance import asking, kept
+from swarm.models.importance.kept import Importance
+from swarm.models.inside import cutting
 from swarm.models.kinds import representatives
 from swarm.models.speed import Benchmark, speed_folder
 from swarm.models.study import Progress
 from swarm.models.timekeeper import InWorker, Timekeeper
 from swarm.models.weights import Manifest
-from swarm.plan import Part
+from swarm.plan import Part, Step
 from swarm.types import RAW_PICTURE, Location
 
 if TYPE_CHECKING:
+    from swarm.models.inside.cutting import Importance as Ranking
+    from swarm.models.inside.running import RunnableShard
     from swarm.models.parts import Array, RunnablePart
     from swarm.models.pool import Pool
+    from swarm.workshop import Shards
 
 
 MAX_STUDIES = 16
@@ -155,11 +161,8 @@ class Workshop:
         torch's import. Raises what `swarm.models.assembly.build` does, and `UsageError` for a device that is not here.
         """
         from swarm.models.assembly import build
-        from swarm.models.pool import Pool
 
         self._prepare()
-        if self._pool is None:
-            self._pool = Pool()
         built = build(
             blueprint,
             part,
@@ -167,10 +170,59 @@ class Workshop:
             digests,
             device=self.device(),
             model_files=self._model_files,
-            pool=self._pool,
+            pool=self._shared(),
         )
         self._timekeeper.built(blueprint.profile, part)
         return built
+
+    def shard(
+        self, blueprint: Blueprint, part: Part, digests: Sequence[str], locate: Callable[[str], Location]
+    ) -> RunnableShard:
+        """The same for a part with a shard."""
+        from swarm.models.assembly import build_shard
+
+        self._prepare()
+        return build_shard(blueprint, part, locate, digests, device=self.device(), pool=self._shared())
+
+    def _shared(self) -> Pool:
+        from swarm.models.pool import Pool
+
+        if self._pool is None:
+            self._pool = Pool()
+        return self._pool
+
+    async def cut(
+        self, blueprint: Blueprint, manifest: Manifest, step: Step, importance: Ranking | None = None
+    ) -> Shards:
+        """The tensors of a group's members, cut in a thread; the same cut again is read from the cache. See
+        `swarm.models.inside.cutting`. Raises `CannotSplit`."""
+        return await cutting.cut(blueprint, manifest, step, importance, self._cache)
+
+    async def importance(self, blueprint: Blueprint, manifest: Manifest) -> Importance | None:
+        """What `measure_importance` found of this anatomy and these very weights; None where nothing is kept."""
+        return await asyncio.to_thread(kept.found, self._cache, blueprint, manifest)
+
+    async def measure_importance(
+        self,
+        blueprint: Blueprint,
+        manifest: Manifest,
+        data: Path,
+        samples: int,
+        batch: int,
+        progress: Progress | None = None,
+    ) -> Importance:
+        """Score every head and neuron on labelled pictures, in a child process. See `swarm.models.importance`."""
+        return await asking.ask(
+            blueprint,
+            manifest,
+            data,
+            samples=samples,
+            batch=batch,
+            cache=self._cache,
+            model_files=self._model_files,
+            threads=self._threads,
+            progress=progress,
+        )
 
     def interpreter(self, blueprint: Any) -> Interpreter:
         return Interpreter(blueprint)

@@ -24,7 +24,7 @@ from swarm.plan import Part
 from swarm.slicing import slices_of
 from swarm.store import Store
 from swarm.types import Array, Location, PeerId
-from swarm.workshop import Blueprint, RunnablePart, RunnableShard, Workshop
+from swarm.workshop import Blueprint, RunnablePart, RunnableShard, TensorSlot, Workshop
 
 MAX_NAMES = 64
 WARM_S = 300.0
@@ -32,6 +32,9 @@ WARM_S = 300.0
 
 Tensors = Mapping[str, int]
 """Bytes of tensors by the SHA-256 of their content."""
+PACKED = "packed:"
+"""Before the content of a shard's tensors: in memory they are laid out for their products, and shared with none that
+are not."""
 
 
 @dataclass(slots=True, eq=False)
@@ -144,6 +147,7 @@ class Holdings:
                 return
             slots = blueprint.tensors_of(part)
             sizes = {digest: slot.nbytes for digest, slot in zip(digests, slots, strict=True)}
+            needs = needs_of(part, digests, slots)
             missing = {digest: sizes[digest] for digest in await asyncio.to_thread(self._store.missing, sizes)}
             names = {slot.name: digest for digest, slot in zip(digests, slots, strict=True)}
             with self._visibly(part, progress) as note:
@@ -151,9 +155,10 @@ class Holdings:
                     others = [peer for peer in sources if peer != self._exchange.me]
                     await fetch(self._exchange, self._store, missing, others, note)
                 async with self._building:
-                    await self._build(Held(part, blueprint, names, sizes))
+                    await self._build(Held(part, blueprint, names, needs))
         if missing:
-            await asyncio.to_thread(self._store.prune, list(self._tensors()))
+            kept = [digest.removeprefix(PACKED) for digest in self._tensors()]
+            await asyncio.to_thread(self._store.prune, kept)
 
     @contextmanager
     def _visibly(self, part: Part, progress: Callable[[float], None]) -> Iterator[Callable[[float], None]]:
@@ -284,6 +289,12 @@ class Holdings:
     def _ran(self, run: RunnablePart, rows: int, seconds: float) -> None:
         self._workshop().learn(run.part, rows, seconds)
         self._metrics.batch_rows.observe(run.part.model, rows)
+
+
+def needs_of(part: Part, digests: Sequence[str], slots: Sequence[TensorSlot]) -> Tensors:
+    """What a part takes in memory."""
+    prefix = "" if part.shard is None else PACKED
+    return {prefix + digest: slot.nbytes for digest, slot in zip(digests, slots, strict=True)}
 
 
 def together(several: Iterable[Tensors]) -> dict[str, int]:

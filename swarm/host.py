@@ -19,7 +19,7 @@ from swarm.collectives import flaw, misfit, tokens_of
 from swarm.dataflow import Dataflow
 from swarm.errors import Declined, FrameTooLarge, PlanGone, SwarmError
 from swarm.exchange import Caller, Exchange
-from swarm.holdings import Holdings, Tensors, together
+from swarm.holdings import Holdings, Tensors, needs_of, together
 from swarm.plan import Answer, Edge, Offer, Plan, Step, weights_digest
 from swarm.transport import Call, Reply, Router
 from swarm.types import Address, Name, PeerId
@@ -165,7 +165,7 @@ class Host:
             digests[step.id], raw = raw[: len(slots)], raw[len(slots) :]
             if weights_digest(digests[step.id]) != part.weights:
                 raise Declined(f"The tensors offered for {part.name} are not those that its name stands for.")
-            needs[part.key] = {digest: slot.nbytes for digest, slot in zip(digests[step.id], slots, strict=True)}
+            needs[part.key] = needs_of(part, digests[step.id], slots)
         return digests, needs
 
     def _check_anatomy(self, blueprint: Blueprint, plan: Plan, step: Step) -> None:

@@ -37,6 +37,9 @@ class Workers:
         for name in self.names:
             self.restart(name)
 
+    def process(self, name: str) -> subprocess.Popen[str]:
+        return self._processes[name]
+
     def kill(self, name: str) -> None:
         """SIGKILL."""
         process = self._processes.pop(name)

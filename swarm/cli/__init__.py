@@ -14,12 +14,13 @@ import click
 from swarm.errors import SwarmError, plain
 
 if TYPE_CHECKING:
-    from swarm.cli.app import Output
+    from swarm.cli.flags import Output
 
 
 def main() -> None:
     """Run the command line and exit: 0, or the error's own code."""
-    from swarm.cli.app import Output, app
+    from swarm.cli.app import app
+    from swarm.cli.flags import Output
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: a terminal of few letters is no error

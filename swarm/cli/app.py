@@ -1,143 +1,19 @@
-"""The subcommands and their flags. Every flag can also be set by `SWARM_…` or in the settings file; flags win."""
+"""The subcommands. Their flags can also be set by `SWARM_…` or in the settings file; flags win."""
 
 from __future__ import annotations
 
-import logging
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from swarm.cli import settings
-from swarm.cli.kinds import ADDRESSES, HTTP_DEFAULT, NAMES, PATHS, Fractions, HttpAddress, PeerName, Seconds
+from swarm.cli.flags import BATCHING, BATCHING_FLAGS, COMPUTE, GROUPS, HTTP, NETWORK, OUTPUT, TRUST, Output, flag
+from swarm.cli.kinds import ADDRESSES, PeerName, Seconds
 
 if TYPE_CHECKING:
     from swarm.batching import Batching
     from swarm.peer import Peer
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-@dataclass
-class Output:
-    """How to speak to whoever called. `main` begins with a guess, for errors in the flags themselves."""
-
-    json: bool = False
-    debug: bool = False
-
-    def use_debug(self, debug: bool) -> None:
-        self.debug = debug
-        logging.getLogger().setLevel(logging.DEBUG if debug else logging.ERROR)
-
-
-def _flag(name: str, text: str, **more: Any) -> Callable[[Command], Command]:
-    variable = "SWARM_" + name.strip("-").upper().replace("-", "_")
-    return click.option(name, help=text, envvar=variable, show_default="default" in more, **more)
-
-
-def _use_json(context: click.Context, _: click.Parameter, value: bool) -> bool:
-    context.ensure_object(Output).json = value
-    return value
-
-
-def _use_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
-    context.ensure_object(Output).use_debug(value)
-
-
-def _together(*flags: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for flag in reversed(flags):
-            command = flag(command)
-        return command
-
-    return decorate
-
-
-NETWORK = _together(
-    _flag("--interface", "Local IP address to use; repeat for more.", metavar="IP", multiple=True, type=ADDRESSES),
-    _flag(
-        "--peer",
-        "Where a peer is, if peers are not found; repeat for more.",
-        metavar="HOST:PORT",
-        multiple=True,
-        type=ADDRESSES,
-    ),
-    _flag("--no-mdns", "Neither announce nor look for peers by multicast (mDNS).", is_flag=True),
-    _flag("--forget", "Neither read nor write last-known peers; take a key for this run alone.", is_flag=True),
-)
-TRUST = _together(
-    _flag("--secret-file", "File that holds the swarm's secret, for fleets.", metavar="FILE"),
-    _flag("--open", "No encryption, no secret: for a bench network only.", is_flag=True),
-)
-COMPUTE = _together(
-    _flag("--threads", "CPU threads for the model.", type=click.IntRange(min=1)),
-    _flag(
-        "--models",
-        "Python file that registers models of your own; repeat for more.",
-        metavar="FILE",
-        multiple=True,
-        type=PATHS,
-    ),
-)
-HTTP = _together(
-    _flag(
-        "--http",
-        f"Answer HTTP clients: the Open Inference Protocol v2; alone it is {HTTP_DEFAULT}.",
-        metavar="[HOST:PORT]",
-        type=HttpAddress(),
-        is_flag=False,
-        flag_value=HTTP_DEFAULT,
-    ),
-    _flag("--http-token", "What HTTP clients must send; better a file, or SWARM_HTTP_TOKEN.", metavar="TOKEN"),
-    _flag("--http-token-file", "File that holds that token.", metavar="FILE"),
-    _flag(
-        "--http-name",
-        "Another name that HTTP clients reach this device under; repeat for more.",
-        metavar="NAME",
-        multiple=True,
-        type=NAMES,
-    ),
-    _flag(
-        "--serve",
-        "Model to load at once for HTTP clients; repeat for more.",
-        metavar="MODEL",
-        multiple=True,
-        type=NAMES,
-    ),
-)
-BATCHING = _together(
-    _flag(
-        "--batching",
-        "How requests that were cut at different places share batches: joining, slices or tails.",
-        type=click.Choice(["joining", "slices", "tails"]),
-        default="joining",
-    ),
-    _flag("--max-batch", "Most samples in one batch.", type=click.IntRange(1, 1024), default=64),
-    _flag("--max-waiting", "Requests that may wait; others are refused.", type=click.IntRange(1, 65536), default=256),
-    _flag("--max-wait", "Longest that a request may have to wait, in seconds.", type=Seconds(), default=30.0),
-    _flag("--max-delay", "Seconds that an idle device waits for company for a request.", type=Seconds(), default=0.0),
-)
-GROUPS = _together(
-    _flag(
-        "--replicate",
-        "With partial: what this device holds of each block besides its share, one for all or for each.",
-        metavar="R[,R...]",
-        type=Fractions(),
-    ),
-    _flag(
-        "--on-loss",
-        "A member of a group is lost: retry asks again, exactly; degrade goes on without it, and says so.",
-        type=click.Choice(["retry", "degrade"]),
-        default="retry",
-    ),
-)
-BATCHING_FLAGS = ("batching", "max_batch", "max_waiting", "max_wait", "max_delay")
-OUTPUT = _together(
-    _flag("--json", "Print JSON for programs.", is_flag=True, is_eager=True, callback=_use_json),
-    _flag("--debug", "Show logs and tracebacks.", is_flag=True, is_eager=True, callback=_use_debug, expose_value=False),
-)
 
 
 @click.group(invoke_without_command=True, context_settings={"max_content_width": 100})
@@ -165,15 +41,15 @@ def _speak_as_set(context: click.Context) -> None:
 
 
 @app.command(short_help="Put this device in the swarm until Ctrl-C.")
-@_flag("--name", "What to call this device; its host name by default.", type=PeerName())
-@_flag("--port", "TCP port; 4747, or any free one when that is taken, by default.", type=click.IntRange(0, 65535))
+@flag("--name", "What to call this device; its host name by default.", type=PeerName())
+@flag("--port", "TCP port; 4747, or any free one when that is taken, by default.", type=click.IntRange(0, 65535))
 @NETWORK
 @TRUST
-@_flag("--code", "The code that `swarm invite` shows on a device that is in the swarm.")
-@_flag("--new", "Begin a swarm, though another one is here.", is_flag=True)
-@_flag("--new-identity", "Take a new key and id, for a device whose configuration was copied.", is_flag=True)
-@_flag("--memory", "Most bytes of models to hold in memory.", metavar="BYTES", type=click.IntRange(min=0))
-@_flag("--device", "Where parts run: auto is the best that is here; cpu, cuda, cuda:1, mps…", default="auto")
+@flag("--code", "The code that `swarm invite` shows on a device that is in the swarm.")
+@flag("--new", "Begin a swarm, though another one is here.", is_flag=True)
+@flag("--new-identity", "Take a new key and id, for a device whose configuration was copied.", is_flag=True)
+@flag("--memory", "Most bytes of models to hold in memory.", metavar="BYTES", type=click.IntRange(min=0))
+@flag("--device", "Where parts run: auto is the best that is here; cpu, cuda, cuda:1, mps…", default="auto")
 @COMPUTE
 @BATCHING
 @HTTP
@@ -189,11 +65,11 @@ def join(name: str | None, code: str | None, new: bool, memory: int | None, json
         code=code,
         new=new,
         name=name,
-        http=gateway.asked(**{flag: common.pop(flag) for flag in flags}),
-        **{flag: common[flag] for flag in ("secret_file", "open", "interface", "peer", "no_mdns", "forget")},
+        http=gateway.asked(**{name: common.pop(name) for name in flags}),
+        **{key: common[key] for key in ("secret_file", "open", "interface", "peer", "no_mdns", "forget")},
     )
 
-    batching = _batching(**{flag: common.pop(flag) for flag in BATCHING_FLAGS})
+    batching = _batching(**{key: common.pop(key) for key in BATCHING_FLAGS})
 
     def make(**changes: Any) -> Peer:
         return _peer(name, memory_bytes=memory, batching=batching, **(common | changes))
@@ -202,11 +78,11 @@ def join(name: str | None, code: str | None, new: bool, memory: int | None, json
 
 
 @app.command(short_help="Show a code that lets one more device in.")
-@_flag("--port", "TCP port; 4748, or any free one when that is taken, by default.", type=click.IntRange(0, 65535))
-@_flag("--interface", "Local IP address to use; repeat for more.", metavar="IP", multiple=True, type=ADDRESSES)
-@_flag("--no-mdns", "Do not announce the invitation by multicast.", is_flag=True)
-@_flag("--forget", "Do not tell the guest of last-known peers.", is_flag=True)
-@_flag("--secret-file", "File that holds the swarm's secret, for fleets.", metavar="FILE")
+@flag("--port", "TCP port; 4748, or any free one when that is taken, by default.", type=click.IntRange(0, 65535))
+@flag("--interface", "Local IP address to use; repeat for more.", metavar="IP", multiple=True, type=ADDRESSES)
+@flag("--no-mdns", "Do not announce the invitation by multicast.", is_flag=True)
+@flag("--forget", "Do not tell the guest of last-known peers.", is_flag=True)
+@flag("--secret-file", "File that holds the swarm's secret, for fleets.", metavar="FILE")
 @OUTPUT
 def invite(json: bool, **wish: Any) -> None:
     """Show a code that lets one more device in; it holds for two minutes and three tries."""
@@ -217,12 +93,10 @@ def invite(json: bool, **wish: Any) -> None:
 
 @app.command(short_help="Show where the swarm's secret is, or change it.")
 @click.argument("action", type=click.Choice(["show", "rotate"]))
-@_flag("--reveal", "With show: print the secret itself.", is_flag=True)
-@_flag(
-    "--without", "With rotate: a peer that does not get the new one; repeat for more.", metavar="NAME", multiple=True
-)
-@_flag("--yes", "With rotate: do not ask.", is_flag=True)
-@_flag("--wait", "With rotate: seconds to look for peers.", type=Seconds(), default=3.0)
+@flag("--reveal", "With show: print the secret itself.", is_flag=True)
+@flag("--without", "With rotate: a peer that does not get the new one; repeat for more.", metavar="NAME", multiple=True)
+@flag("--yes", "With rotate: do not ask.", is_flag=True)
+@flag("--wait", "With rotate: seconds to look for peers.", type=Seconds(), default=3.0)
 @NETWORK
 @OUTPUT
 def secret(
@@ -238,7 +112,7 @@ def secret(
 
 
 @app.command()
-@_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=2.0)
+@flag("--wait", "Seconds to look for peers.", type=Seconds(), default=2.0)
 @NETWORK
 @TRUST
 @OUTPUT
@@ -250,7 +124,7 @@ def status(wait: float, json: bool, **common: Any) -> None:
 
 
 @app.command()
-@_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=2.0)
+@flag("--wait", "Seconds to look for peers.", type=Seconds(), default=2.0)
 @NETWORK
 @TRUST
 @OUTPUT
@@ -264,16 +138,16 @@ def doctor(json: bool, **wish: Any) -> None:
 @app.command()
 @click.argument("model")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
-@_flag("--strategy", "auto, local, slices, tokens, columns or partial.", default="auto")
+@flag("--strategy", "auto, local, slices, tokens, columns or partial.", default="auto")
 @GROUPS
-@_flag("--goal", "latency, throughput, memory, or survive=K.", default="latency")
-@_flag("--split", "Blocks to cut before, by number, or cuts by name.", metavar="K[,K...]")
-@_flag("--on", "Only these peers, in this order.", metavar="NAME[,NAME...]")
-@_flag("--weights", "pretrained, random:SEED, or a safetensors file.", default="pretrained")
-@_flag("--wire", "Dtype between peers: float32, float16, bfloat16, int8, or auto.", metavar="DTYPE")
-@_flag("--repeat", "Ask so many times.", type=click.IntRange(min=1), default=1)
-@_flag("--deadline", "Seconds for each request.", type=Seconds(0.001), default=60.0)
-@_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=5.0)
+@flag("--goal", "latency, throughput, memory, or survive=K.", default="latency")
+@flag("--split", "Blocks to cut before, by number, or cuts by name.", metavar="K[,K...]")
+@flag("--on", "Only these peers, in this order.", metavar="NAME[,NAME...]")
+@flag("--weights", "pretrained, random:SEED, or a safetensors file.", default="pretrained")
+@flag("--wire", "Dtype between peers: float32, float16, bfloat16, int8, or auto.", metavar="DTYPE")
+@flag("--repeat", "Ask so many times.", type=click.IntRange(min=1), default=1)
+@flag("--deadline", "Seconds for each request.", type=Seconds(0.001), default=60.0)
+@flag("--wait", "Seconds to look for peers.", type=Seconds(), default=5.0)
 @NETWORK
 @TRUST
 @COMPUTE
@@ -305,13 +179,13 @@ def run(model: str, images: tuple[str, ...], split: str | None, on: str | None, 
 
 @app.command(short_help="Compare the ways to run a model here, and say why.")
 @click.argument("model")
-@_flag("--goal", "latency, throughput, memory, or survive=K.", default="latency")
+@flag("--goal", "latency, throughput, memory, or survive=K.", default="latency")
 @GROUPS
-@_flag("--run", "Run every way so many times, and show what it really takes.", type=click.IntRange(min=0), default=0)
-@_flag("--weights", "pretrained, random:SEED, or a safetensors file.", default="pretrained")
-@_flag("--wire", "Dtype between peers: float32, float16, bfloat16, int8, or auto.", metavar="DTYPE")
-@_flag("--deadline", "Seconds for each request.", type=Seconds(0.001), default=60.0)
-@_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=3.0)
+@flag("--run", "Run every way so many times, and show what it really takes.", type=click.IntRange(min=0), default=0)
+@flag("--weights", "pretrained, random:SEED, or a safetensors file.", default="pretrained")
+@flag("--wire", "Dtype between peers: float32, float16, bfloat16, int8, or auto.", metavar="DTYPE")
+@flag("--deadline", "Seconds for each request.", type=Seconds(0.001), default=60.0)
+@flag("--wait", "Seconds to look for peers.", type=Seconds(), default=3.0)
 @NETWORK
 @TRUST
 @COMPUTE
@@ -337,8 +211,8 @@ def plan(model: str, json: bool, **more: Any) -> None:
 
 @app.command(short_help="Measure this device and its links.")
 @click.argument("timed", metavar="[MODEL]...", nargs=-1)
-@_flag("--wait", "Seconds to look for peers.", type=Seconds(), default=3.0)
-@_flag("--device", "Where parts run: auto is the best that is here; cpu, cuda, cuda:1, mps…", default="auto")
+@flag("--wait", "Seconds to look for peers.", type=Seconds(), default=3.0)
+@flag("--device", "Where parts run: auto is the best that is here; cpu, cuda, cuda:1, mps…", default="auto")
 @NETWORK
 @TRUST
 @COMPUTE
@@ -360,16 +234,16 @@ def split(context: click.Context) -> None:
 
 @split.command(short_help="Find out which heads and neurons a model needs most.")
 @click.argument("model")
-@_flag(
+@flag(
     "--data",
     "Labelled pictures: a folder with MNIST's IDX files or with a folder for each class, or an .npz file.",
     metavar="DIR",
     required=True,
 )
-@_flag("--weights", "pretrained, random:SEED, or a safetensors file.", default="pretrained")
-@_flag("--samples", "Batches whose mean the scores are.", type=click.IntRange(1, 65536), default=50)
-@_flag("--batch", "Pictures in each of them.", type=click.IntRange(1, 65536), default=128)
-@_flag("--out", "Write it to this file, too.", metavar="FILE")
+@flag("--weights", "pretrained, random:SEED, or a safetensors file.", default="pretrained")
+@flag("--samples", "Batches whose mean the scores are.", type=click.IntRange(1, 65536), default=50)
+@flag("--batch", "Pictures in each of them.", type=click.IntRange(1, 65536), default=128)
+@flag("--out", "Write it to this file, too.", metavar="FILE")
 @COMPUTE
 @OUTPUT
 def importance(json: bool, **wish: Any) -> None:

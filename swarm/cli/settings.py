@@ -49,11 +49,12 @@ def _leaves(commands: Mapping[str, click.Command]) -> Iterator[click.Command]:
             yield command
 
 
-def _defaults(
-    command: click.Command, value: Any, shared: Mapping[str, Any], name: str, path: Path
-) -> dict[str, Any]:
+def _defaults(command: click.Command, value: Any, shared: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
     if isinstance(command, click.Group):
         inner = command.commands
+        if not isinstance(value, dict):
+            where = f"[{name}.{min(inner)}]"
+            raise UsageError(f"'{name}' in {path} is a group of commands: write settings below a line such as {where}.")
         own = _table({key: each for key, each in value.items() if key not in inner}, name, {}, path)
         return own | {
             key: _defaults(each, value.get(key, {}), shared, f"{name}.{key}", path) for key, each in inner.items()

@@ -91,7 +91,9 @@ def _print(found: Importance, file: Path) -> None:
         for block, (heads, neurons) in enumerate(zip(found.heads, found.neurons, strict=True))
     ]
     headers = ("block", "heads, the most important first", "neurons", "of it in heads")
-    console.print(show.table(headers, rows, f"What {origin.model} needs, by {origin.samples} × {origin.batch} pictures"))
+    console.print(
+        show.table(headers, rows, f"What {origin.model} needs, by {origin.samples} × {origin.batch} pictures")
+    )
     pairs = [(f"{fraction:.0%}", f"{accuracy:.1%}") for fraction, accuracy in found.resilience]
     title = f"With so much of every block, on {origin.held_out} other pictures"
     console.print(show.table(("kept", "right answers"), pairs, title))

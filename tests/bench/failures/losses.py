@@ -58,7 +58,7 @@ def _among(owners: Any, lost: frozenset[int]) -> torch.Tensor:
 
 
 def _make_up(state: dict[str, nn.Parameter], columns: str, gone: torch.Tensor, means: torch.Tensor) -> None:
-    state[columns.removesuffix("weight") + "bias"] += state[columns][:, gone] @ means[gone]
+    state[columns.removesuffix("weight") + "bias"].data += state[columns][:, gone] @ means[gone]
 
 
 @torch.no_grad()

@@ -7,15 +7,18 @@ even       heads and neurons in their own order: the first r, and then contiguou
 columns    EASTER: single dimensions, by the importance of their own columns. A pair of W_q's and W_k's, a pair of W_v's
            column and W_o's row, a pair of W_1's column and W_2's row each are one unit; the most important r of each
            kind are replicated, the rest is cut into contiguous runs by rank, the first of which is the requester's.
-heads      ours: whole heads and neurons by importance; the requester has the first ones, the others are dealt the rest
-           card by card, so that it matters little who is lost.
+heads      ours: whole heads and neurons by importance, as large a part of the one as of the other; the requester has
+           the first ones, the others are dealt the rest by rank, so that it matters little who is lost.
+worth      ours: as `heads`, but the requester's memory goes to whatever has the highest score for each parameter, over
+           all blocks at once: it may have all heads of one block and few of another.
 
-Whole heads are rounded; neurons fill up until the memory is equal (`swarm.models.importance.shares`).
+Heads are whole, so the nearest number of them; neurons fill up until the memory is equal
+(`swarm.models.importance.shares`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +27,12 @@ import numpy.typing as npt
 from swarm.models.importance.resilience import order
 from swarm.models.importance.roles import BlockRoles
 from swarm.models.importance.scores import BlockScores
-from swarm.models.importance.shares import share
+from swarm.models.importance.shares import Share, by_worth, evenly
+from swarm.models.inside.dealing import deal
+
+DEVICES = 4
+PLACES = range(DEVICES)
+"""Of the requester among the contiguous chunks: in a split that ignores importance its own one is a matter of luck."""
 
 Owners = npt.NDArray[np.intp]
 """Of each unit, the device that holds it: 0 is the requester."""
@@ -48,11 +56,11 @@ class ColumnScores:
     neurons: npt.NDArray[np.float32]
 
 
-def even(blocks: Sequence[BlockRoles], r: float, devices: int, place: int = 0) -> list[Shared]:
+def even(blocks: Sequence[BlockRoles], r: float, devices: int = DEVICES, place: int = 0) -> list[Shared]:
     """`place` says which chunk of the rest is the requester's."""
     shared = []
-    for block in blocks:
-        heads, neurons = share(r + (1 - r) / devices, block)
+    counts = evenly(r + (1 - r) / devices, blocks)
+    for block, (heads, neurons) in zip(blocks, counts, strict=True):
         shared.append(
             _whole(
                 block,
@@ -75,7 +83,7 @@ def _chunks(count: int, mine: int, r: float, devices: int, place: int) -> Owners
     return owners
 
 
-def columns(blocks: Sequence[BlockRoles], scores: Sequence[ColumnScores], r: float, devices: int) -> list[Shared]:
+def columns(scores: Sequence[ColumnScores], r: float, devices: int = DEVICES) -> list[Shared]:
     return [
         Shared(*(_runs(each, r + (1 - r) / devices, devices) for each in (of.matches, of.values, of.neurons)))
         for of in scores
@@ -90,22 +98,39 @@ def _runs(scores: npt.NDArray[np.float32], mine: float, devices: int) -> Owners:
     return owners
 
 
-def heads(blocks: Sequence[BlockRoles], scores: Sequence[BlockScores], r: float, devices: int) -> list[Shared]:
+def heads(
+    blocks: Sequence[BlockRoles], scores: Sequence[BlockScores], r: float, counts: Share, devices: int = DEVICES
+) -> list[Shared]:
+    """`counts` says how many heads and how many neurons the requester's memory is spent on."""
     shared = []
-    for block, of in zip(blocks, scores, strict=True):
-        mine = share(r + (1 - r) / devices, block)
-        dealt = [_dealt(each, lead, devices) for each, lead in zip((of.heads, of.neurons), mine, strict=True)]
-        shared.append(_whole(block, *dealt))
+    mine = counts(r + (1 - r) / devices, blocks, scores)
+    for block, of, leads in zip(blocks, scores, mine, strict=True):
+        shared.append(
+            _whole(block, *(_dealt(*pair, devices) for pair in zip((of.heads, of.neurons), leads, strict=True)))
+        )
     return shared
 
 
 def _dealt(scores: npt.NDArray[np.float32], mine: int, devices: int) -> Owners:
+    ranked = order(scores)
+    rest = [len(part) for part in np.array_split(ranked[mine:], devices - 1)]
     owners = np.zeros(len(scores), np.intp)
-    rest = order(scores)[mine:]
-    owners[rest] = np.arange(len(rest)) % (devices - 1) + 1
+    for device, picks in enumerate(deal(ranked, [mine, *rest])):
+        owners[picks] = device
     return owners
 
 
 def _whole(block: BlockRoles, heads: Owners, neurons: Owners) -> Shared:
     dimensions = np.repeat(heads, block.heads.each)
     return Shared(dimensions, dimensions, neurons)
+
+
+Scheme = Callable[[Sequence[BlockRoles], Sequence[BlockScores], Sequence[ColumnScores], float], list[list[Shared]]]
+"""All blocks, for each place of the requester over which the scheme is averaged."""
+
+SCHEMES: Mapping[str, Scheme] = {
+    "even": lambda blocks, scores, of_columns, r: [even(blocks, r, place=place) for place in PLACES],
+    "columns": lambda blocks, scores, of_columns, r: [columns(of_columns, r)],
+    "heads": lambda blocks, scores, of_columns, r: [heads(blocks, scores, r, evenly)],
+    "worth": lambda blocks, scores, of_columns, r: [heads(blocks, scores, r, by_worth)],
+}

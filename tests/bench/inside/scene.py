@@ -71,6 +71,15 @@ class Scene:
         self.do("ask", key, requests=requests)
         return self.all("result", key)[before:]
 
+    def cpu_s(self) -> dict[str, float]:
+        """Seconds of a core that each device's process has used so far."""
+        processes = {"me": self._process, **self.hosts}
+        used = {}
+        for name, process in processes.items():
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            used[name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return used
+
     def wait(self, so: Any, within_s: float) -> None:
         deadline = time.monotonic() + within_s
         with self._came:

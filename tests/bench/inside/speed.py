@@ -58,8 +58,17 @@ def unequal(given: argparse.Namespace) -> None:
 
 def load(lab: Scene, key: str, given: argparse.Namespace, **how: Any) -> dict[str, Any]:
     done = lab.load(key, wire=given.wire, **how)
-    print(f"loaded {key} in {done.get('took_s', 0.0):.1f} s", flush=True)
+    print(f"loaded {key} in {done.get('took_s', 0.0):.1f} s: {shares(done)}", flush=True)
     return done
+
+
+def shares(plan: Mapping[str, Any]) -> str:
+    """Tokens of each member, or heads and neurons of its first block."""
+    members = [member for group in plan.get("groups", ()) for member in group["members"]]
+    if plan.get("strategy") == "tokens":
+        return ", ".join(str(member["tokens"]) for member in members)
+    shards = [member["part"]["shard"] for member in members]
+    return ", ".join(f"{shard['heads'][0]}+{shard['neurons'][0]}" for shard in shards)
 
 
 def measured(lab: Scene, keys: Sequence[str], given: argparse.Namespace) -> Mapping[str, list[dict[str, Any]]]:
@@ -69,7 +78,13 @@ def measured(lab: Scene, keys: Sequence[str], given: argparse.Namespace) -> Mapp
         lab.ask(key, WARM_UPS)
     for number in range(given.rounds):
         for key in keys:
-            times[key] += lab.ask(key, given.requests)
+            before = lab.cpu_s()
+            some = lab.ask(key, given.requests)
+            for result in some:
+                result["cpu_ms"] = {
+                    name: (used - before[name]) * 1e3 / given.requests for name, used in lab.cpu_s().items()
+                }
+            times[key] += some
         print(f"round {number + 1}: " + ", ".join(f"{key} {middle(times[key]) * 1e3:.0f}" for key in keys), flush=True)
     for lost in lab.all("lost"):
         print(f"LOST: {lost['sentence']}")
@@ -85,6 +100,14 @@ def exchange_ms(results: Sequence[Mapping[str, Any]]) -> str:
     return f"{fmean(sum(row['exchange_s'] for row in result['trace']) for result in results) * 1e3:.0f}"
 
 
+def cpu_ms(results: Sequence[Mapping[str, Any]]) -> str:
+    """Of a core, for one request: on the device that asks and leads, and on the busiest of the others."""
+    mine = fmean(result["cpu_ms"]["me"] for result in results)
+    names = [name for name in results[0]["cpu_ms"] if name != "me"]
+    others = max((fmean(result["cpu_ms"][name] for result in results) for name in names), default=0.0)
+    return f"{mine:.0f}, {others:.0f}"
+
+
 def report(
     ways: Mapping[tuple[str, int], Mapping[str, Any]],
     times: Mapping[str, list[dict[str, Any]]],
@@ -95,7 +118,8 @@ def report(
     print(f"\n{given.share:.0%} of a core each, {link}, {given.wire} on the wire, {len(times['local-1'])} requests each")
     print(
         "| way | devices | measured ms | faster | bar | predicted ms | computes ms | waits ms | "
-        "MB moved | most of the model | away |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "CPU ms of it, of the busiest other | MB moved | most of the model | away |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|---|"
     )
     for (strategy, count), plan in ways.items():
         results, estimate = times[f"{strategy}-{count}"], plan["estimate"]
@@ -105,5 +129,5 @@ def report(
         print(
             f"| {strategy} | {count} | {middle(results) * 1e3:.0f} | {alone / middle(results):.2f} | "
             f"{BARS.get((strategy, count), '')} | {estimate['latency_s'] * 1e3:.0f} | {computes * 1e3:.0f} | "
-            f"{exchange_ms(results)} | {estimate['moved_bytes'] / 1e6:.2f} | {most:.4f} | {away:.1e} |"
+            f"{exchange_ms(results)} | {cpu_ms(results)} | {estimate['moved_bytes'] / 1e6:.2f} | {most:.4f} | {away:.1e} |"
         )
