@@ -17,6 +17,9 @@ import numpy as np
 
 from swarm.strategies.links import Floats, Ints
 
+ALIKE: Final = 1.35
+"""Devices are about as fast up to so many times the quickest of them."""
+
 FIXED: Final = 0.1
 """The part of a block's time that does not shrink with a member's share of it; see above. It was measured for tokens,
 and is taken for heads and neurons, too."""
@@ -40,6 +43,21 @@ class Holder:
     head_bytes: float
     neuron_bytes: float
     free_bytes: float
+
+
+def alike(seconds: Floats) -> Floats:
+    """The same, with devices that are about as fast counted as equally fast.
+
+    A device's figure differs by a fifth from one look to the next, more where it shares a machine; and lock-step waits
+    for the slowest: shares that followed such differences would cost more than they gain.
+    """
+    made, order = seconds.copy(), np.argsort(seconds, kind="stable")
+    first = 0
+    for place in range(1, len(order) + 1):
+        if place == len(order) or seconds[order[place]] > ALIKE * seconds[order[first]]:
+            made[order[first:place]] = seconds[order[first:place]].mean()
+            first = place
+    return made
 
 
 def affine(share: float) -> float:

@@ -21,6 +21,7 @@ from swarm.strategies.inside import Run, run_of, weight_of
 from swarm.strategies.links import Floats
 from swarm.strategies.lockstep import seconds_of
 from swarm.strategies.merit import by_merit
+from swarm.strategies.sharing import alike
 from swarm.strategies.strategy import counted, fitting, shares
 from swarm.types import PeerId
 
@@ -49,8 +50,7 @@ class Team:
     def whole_s(self) -> Floats:
         """`[D]`: all the blocks on each of them alone."""
         rows = np.array(self.rows)
-        seconds: Floats = seconds_of(self.costs, rows, (self.run.start, self.run.end)).sum(axis=0)
-        return seconds
+        return alike(seconds_of(self.costs, rows, (self.run.start, self.run.end)).sum(axis=0))
 
     def apart_bytes(self) -> Floats:
         """`[D]`: what each holds whatever its shares: activations, norms, and for the lead what is around the run."""
