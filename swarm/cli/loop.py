@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -20,18 +22,34 @@ SWITCH_S = 0.0005
 interpreter's own 5 ms are longer than many a batch."""
 
 
+KEPT_BYTES, MAPPED_BYTES = 32 * 2**20, 4 * 2**20
+"""Freed memory that the process keeps, and what is large enough to be mapped for itself: tensors of a request come and
+go all the time, and asking the system for their pages anew costs more than copying them."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
 def run(command: Coroutine[Any, Any, None], *, signal_is_success: bool = False) -> None:
     """Run until it ends or a signal cancels it, then end the process at once.
 
     Threads that still compute or import are not waited for: everything that others must know was said by then.
     """
     sys.setswitchinterval(SWITCH_S)
+    _keep_freed_memory()
     gc.callbacks.append(_Collections())
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         interrupted = runner.run(_until_signal(command))
         sys.stdout.flush()
         sys.stderr.flush()
         _end(130 if interrupted and not signal_is_success else 0)
+
+
+def _keep_freed_memory() -> None:
+    """Only glibc is told; others know better, or not at all."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+            libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 class _Collections:

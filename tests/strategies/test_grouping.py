@@ -104,7 +104,11 @@ def test_of_columns_each_member_is_sent_everything() -> None:
     _, group = shared(plan)
     assert {(edge.tokens, edge.tensor.shape) for edge in plan.inputs("1")} == {(None, (197, 768))}
     assert [m.part.shard and (m.part.shard.heads[0], m.part.shard.neurons[0]) for m in group.members] == [(3, 768)] * 4
-    assert group.scatters
+    assert not group.scatters, "so few send their sums straight to all"
+    _, larger = shared(
+        made("columns", goal(peers=ids("a", "b", "c", "d", "e")), view(*lan("abcde", [40e9] * 5, GIGABIT)))
+    )
+    assert larger.scatters
     assert not shared(made("columns", goal(on_loss="degrade")))[1].scatters
     assert shared(made("columns", goal(on_loss="degrade")))[1].on_loss == "degrade"
 
@@ -128,7 +132,7 @@ def test_exchanges_wait_for_several_times_what_the_step_should_take() -> None:
     patience = {
         rate: shared(made("tokens", swarm=view(*lan("ab", [rate] * 2, GIGABIT))))[1].patience_s for rate in (1e9, 4e10)
     }
-    assert 1.0 <= patience[4e10] < 4.0
+    assert patience[4e10] == 5.0
     assert patience[1e9] == 30.0
 
 

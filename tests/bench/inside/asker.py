@@ -165,6 +165,8 @@ def _say(event: str, **what: Any) -> None:
 
 
 if __name__ == "__main__":
+    from swarm.cli.loop import run
+
     parser = argparse.ArgumentParser()
     parser.add_argument("others", nargs="*")
     parser.add_argument("--model", default="fashion-vit")
@@ -172,4 +174,4 @@ if __name__ == "__main__":
     parser.add_argument("--models", type=Path, action="append", default=[])
     parser.add_argument("--deadline", type=float, default=120.0)
     parser.add_argument("--open", action="store_true")
-    asyncio.run(_main(parser.parse_args()))
+    run(_main(parser.parse_args()))
