@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
 from torch.nn.functional import cross_entropy, pad
 
 from swarm.models.fashion_vit import MEAN, STD, build
@@ -33,7 +32,7 @@ def augmented(batch: torch.Tensor) -> torch.Tensor:
     return torch.where(torch.rand(len(batch), 1, 1, 1) < 0.5, moved.flip(3), moved)
 
 
-def train(folder: Path, out: Path, model: nn.Module, epochs: int = 15) -> None:
+def train(folder: Path, out: Path, model: torch.nn.Module, epochs: int = 15) -> None:
     torch.manual_seed(0)
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     pictures, labels, test_pictures, test_labels = (read_idx(folder / f"{name}-ubyte.gz") for name in names)

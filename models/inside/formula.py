@@ -67,10 +67,10 @@ class Block:
     def _project_attention(self, linears: tuple[Linear, ...], tensors: Mapping[str, Tensor]) -> None:
         """A block with all heads may run some tokens, and asks for queries apart; others need all three at once."""
         whole = [_pair(linear, tensors) for linear in linears]
+        self._qkv: Product | None = None
         if len(whole) == 1 and self.heads < self.roles.heads:
             self._qkv = Product(*whole[0])
             return
-        self._qkv = None
         if len(whole) == 1:
             weight, bias = whole[0]
             rows = weight[: self.keys], weight[self.keys :]

@@ -17,7 +17,7 @@ from tests.lab import Device, Lab
 
 SWARM = [sys.executable, "-P", "-m", "swarm"]
 ALONE = ["--threads", "1", "--no-mdns", "--interface", "127.0.0.1", "--wait", "0", "--json"]
-COPIED = ("studies", "weights")
+COPIED = ("studies", "weights", "importance")
 MEASURE_S = 400.0
 
 
@@ -26,12 +26,32 @@ def cache(lab: Lab, device: int) -> Path:
 
 
 def get_ready(
-    lab: Lab, model: str, *, asking: Sequence[int], weights: str | None = None, files: Sequence[str] = ()
+    lab: Lab,
+    model: str,
+    *,
+    asking: Sequence[int],
+    weights: str | None = None,
+    files: Sequence[str] = (),
+    data: str = "",
 ) -> Mapping[str, float]:
     """Seconds of the whole model, by the device's name. Only devices that ask have the parameters: others fetch what
     they need from them."""
     with Lab([Device(None, None, None, "study")], homes=True) as library:
         study_at_full_speed([model], Path(library.env(0)["XDG_CACHE_HOME"]), weights, files)
+        if data:
+            argv = [
+                *SWARM,
+                "split",
+                "importance",
+                model,
+                "--data",
+                data,
+                "--weights",
+                weights or "pretrained",
+                "--json",
+            ]
+            argv += [word for file in files for word in ("--models", file)]
+            subprocess.run(argv, env=library.env(0), check=True, capture_output=True, timeout=MEASURE_S)
         for device in range(lab.size):
             for folder in COPIED if device in asking else COPIED[:1]:
                 _link(cache(library, 0) / folder, cache(lab, device))
@@ -61,4 +81,6 @@ def join(lab: Lab, device: int, name: str) -> None:
 def _link(folder: Path, into: Path) -> None:
     """Hard links: devices on one disk need not have the bytes of a model several times."""
     into.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        return
     subprocess.run(["cp", "-rl", str(folder), str(into)], check=True, timeout=60)

@@ -11,6 +11,7 @@ import pytest
 
 from swarm.cli import app as cli
 from swarm.cli import join
+from swarm.cli.flags import Output
 from tests.e2e.command import check_sentence, swarm
 
 
@@ -35,8 +36,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
-def call(*arguments: str) -> cli.Output:
-    output = cli.Output()
+def call(*arguments: str) -> Output:
+    output = Output()
     cli.app(arguments, standalone_mode=False, obj=output)
     return output
 
@@ -60,12 +61,12 @@ def test_a_variable_may_hold_several(asked: dict[str, Any], monkeypatch: pytest.
 
 @pytest.mark.usefixtures("asked")
 def test_json_and_debug_come_from_everywhere(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call("join") == cli.Output()
+    assert call("join") == Output()
     file.write_text("json = true\n[join]\ndebug = true\n")
-    assert call("join") == cli.Output(json=True, debug=True)
+    assert call("join") == Output(json=True, debug=True)
     monkeypatch.setenv("SWARM_DEBUG", "0")
-    assert call("join") == cli.Output(json=True), "variables win over the file"
-    assert call("join", "--debug") == cli.Output(json=True, debug=True), "flags win over variables"
+    assert call("join") == Output(json=True), "variables win over the file"
+    assert call("join", "--debug") == Output(json=True, debug=True), "flags win over variables"
 
 
 @pytest.mark.parametrize("arguments", [("run", "fashion-vit", "missing.png"), ("join", "--nonsense"), ("nonsense",)])

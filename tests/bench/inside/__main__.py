@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.bench.inside import deaths, speed
 
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.inside")
     parser.add_argument("scene", choices=["speed", "unequal", "deaths"])

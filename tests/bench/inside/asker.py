@@ -1,9 +1,9 @@
 """A peer that asks as it is told, as a process on a device of a lab; a line of JSON for all that happens.
 
-    load  KEY, how: words of Peer.load                      loaded: the plan, and what it was predicted to take
-    ask   KEY, requests                                     result: seconds, the trace, how far from the first answer
-    label KEY, folder, first, count, batch                  labelled: how many were right, what was missing
-    drop  KEY                                               dropped
+load  KEY, how: words of Peer.load                      loaded: the plan, and what it was predicted to take
+ask   KEY, requests                                     result: seconds, the trace, how far from the first answer
+label KEY, folder, first, count, batch                  labelled: how many were right, what was missing
+drop  KEY                                               dropped
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Asker:
         plan, view = session.plan, self._peer.view()
         names = {peer: (view.find(peer).name if view.find(peer) else peer[:8]) for peer in plan.peers()}
         blueprint = session._healer._order.blueprint
-        held = {name: 0 for name in names.values()}
+        held = dict.fromkeys(names.values(), 0)
         for step in plan.steps:
             for peer in step.peers:
                 held[names[peer]] += sum(slot.nbytes for slot in blueprint.tensors_of(step.part_of(peer)))
@@ -95,8 +95,9 @@ class Asker:
 
     async def label(self, key: str, folder: str, first: int, count: int, batch: int) -> dict[str, Any]:
         """How many pictures of Fashion-MNIST's test files are named right."""
-        pictures, labels = _idx(Path(folder) / "t10k-images-idx3-ubyte.gz"), _idx(
-            Path(folder) / "t10k-labels-idx1-ubyte.gz"
+        pictures, labels = (
+            _idx(Path(folder) / "t10k-images-idx3-ubyte.gz"),
+            _idx(Path(folder) / "t10k-labels-idx1-ubyte.gz"),
         )
         right, said, guesses = 0, set[str | None](), list[int]()
         for begin in range(first, first + count, batch):

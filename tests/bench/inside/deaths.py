@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 from tests.bench.inside.scene import Scene, scene
+from tests.bench.ready import cache
 from tests.lab import Device
 
 DEVICES = 4
@@ -20,7 +20,7 @@ def deaths(given: argparse.Namespace) -> None:
     """For each way to take a loss: one, two, three of the others are killed at once, under a request."""
     devices = [Device(given.share, None, int(given.link * 1e6), f"{given.share:.0%}")] * DEVICES
     model = given.model or "fashion-vit"
-    with scene(devices, model, given.weights, given.models, is_open=given.open) as lab:
+    with scene(devices, model, given.weights, given.models, is_open=given.open, data=given.data) as lab:
         print("| on loss | killed | the request under it | attempts | seconds | the next | whole again after s |")
         print("|---|---|---|---|---|---|---|")
         for on_loss in ("degrade", "retry"):
@@ -37,7 +37,7 @@ def under_a_request(lab: Scene, given: argparse.Namespace, on_loss: str, count: 
     if "sentence" in plan:
         return
     lab.ask(key, 3)
-    lab.tell("ask", key, requests=10**4 if False else 60)
+    lab.tell("ask", key, requests=60)
     time.sleep(0.5)
     killed = time.monotonic()
     for number in range(DEVICES - count, DEVICES):
@@ -82,7 +82,7 @@ def accuracies(lab: Scene, given: argparse.Namespace) -> None:
             done = lab.do("label", key, folder=given.data, first=0, count=PICTURES, batch=BATCH)
             live = done["right"] / done["count"]
             lost = list(range(DEVICES - count, DEVICES))
-            expected = predicted(plan["groups"][0], lost, given, Path(given.data), PICTURES)
+            expected = predicted(plan["groups"][0], lost, given, PICTURES, cache(lab.lab, 0))
             print(
                 f"| {fraction} | {count} | {live:.4f} | {expected:.4f} | {done['degraded'][-1]} |",
                 flush=True,

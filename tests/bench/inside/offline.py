@@ -1,4 +1,4 @@
-"""What a group without some of its members should still know: the same heads and neurons, zeroed in the model itself."""
+"""What a group without some of its members should still know: the same heads and neurons, zeroed in the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from swarm import schema
 from swarm.models.importance.resilience import accuracy
@@ -23,9 +22,11 @@ from tests.bench.failures.schemes import Shared
 from tests.bench.failures.subject import Subject, Wish
 
 
-def predicted(group: dict[str, Any], lost: Sequence[int], given: argparse.Namespace, data: Path, count: int) -> float:
+def predicted(group: dict[str, Any], lost: Sequence[int], given: argparse.Namespace, count: int, place: Path) -> float:
     """Accuracy over the first test pictures, without the members at these places."""
-    subject, blueprint, importance = _subject(given.model, given.weights, tuple(given.models), data, count)
+    subject, blueprint, importance = _subject(
+        given.model, given.weights, tuple(given.models), Path(given.data), count, place
+    )
     picks = picks_of(blueprint, schema.unpack(Group, group), importance)
     blocks = blocks_of(blueprint)
     shared = [
@@ -37,8 +38,8 @@ def predicted(group: dict[str, Any], lost: Sequence[int], given: argparse.Namesp
 
 
 @cache
-def _subject(model: str, weights: str, models: tuple[str, ...], data: Path, count: int) -> Any:
-    files, place = tuple(map(Path, models)), Path(platformdirs.user_cache_dir("swarm", appauthor=False))
+def _subject(model: str, weights: str, models: tuple[str, ...], data: Path, count: int, place: Path) -> Any:
+    files = tuple(map(Path, models))
 
     async def prepare() -> Any:
         workshop = Workshop(place, files, "cpu", None)

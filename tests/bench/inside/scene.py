@@ -98,10 +98,16 @@ class Scene:
 
 @contextmanager
 def scene(
-    devices: Sequence[Device], model: str, weights: str, models: Sequence[str] = (), *, is_open: bool = False
+    devices: Sequence[Device],
+    model: str,
+    weights: str,
+    models: Sequence[str] = (),
+    *,
+    is_open: bool = False,
+    data: str = "",
 ) -> Iterator[Scene]:
     if not is_open:
         os.environ["SWARM_SECRET"] = Secret.new().reveal()
     with Lab(devices, homes=True) as lab:
-        get_ready(lab, model, asking=[0], weights=weights, files=models)
+        get_ready(lab, model, asking=[0], weights=weights, files=models, data=data)
         yield Scene(lab, model, weights, models, is_open=is_open)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from tests.bench.inside.chart import Bar, chart
 from tests.bench.inside.scene import Scene, scene
 from tests.lab import Device
 
@@ -48,7 +49,9 @@ def unequal(given: argparse.Namespace) -> None:
     print("| way | predicted ms | measured ms | exchange ms |\n|---|---|---|---|")
     for key, plan in keys.items():
         predicted = plan["estimate"]["latency_s"]
-        print(f"| {plan['title']} | {predicted * 1e3:.0f} | {middle(times[key]) * 1e3:.0f} | {exchange_ms(times[key])} |")
+        print(
+            f"| {plan['title']} | {predicted * 1e3:.0f} | {middle(times[key]) * 1e3:.0f} | {exchange_ms(times[key])} |"
+        )
     for strategy in given.strategies.split(","):
         pair = [middle(times[key]) for key in (f"{strategy}", f"{strategy}, equal") if key in times]
         if len(pair) == 2:
@@ -108,14 +111,28 @@ def cpu_ms(results: Sequence[Mapping[str, Any]]) -> str:
     return f"{mine:.0f}, {others:.0f}"
 
 
+def bar(way: str, devices: int, results: Sequence[Mapping[str, Any]]) -> Bar:
+    computes, waits = (
+        fmean(sum(row[key] for row in result["trace"]) for result in results) * 1e3
+        for key in ("compute_s", "exchange_s")
+    )
+    return Bar(way, devices, computes, waits, max(0.0, fmean(r["seconds"] for r in results) * 1e3 - computes - waits))
+
+
 def report(
     ways: Mapping[tuple[str, int], Mapping[str, Any]],
     times: Mapping[str, list[dict[str, Any]]],
     given: argparse.Namespace,
 ) -> None:
     alone = middle(times["local-1"])
+    bars = [bar(strategy, count, times[f"{strategy}-{count}"]) for strategy, count in ways]
+    if given.out is not None:
+        title = f"{given.model or MODEL}, {given.share:.0%} of a core each, {given.link:g} Mbit/s"
+        (given.out / "inside_latency.svg").write_text(chart(title, bars))
     link = f"{given.link:g} Mbit/s{', not encrypted' if given.open else ''}"
-    print(f"\n{given.share:.0%} of a core each, {link}, {given.wire} on the wire, {len(times['local-1'])} requests each")
+    print(
+        f"\n{given.share:.0%} of a core each, {link}, {given.wire} on the wire, {len(times['local-1'])} requests each"
+    )
     print(
         "| way | devices | measured ms | faster | bar | predicted ms | computes ms | waits ms | "
         "CPU ms of it, of the busiest other | MB moved | most of the model | away |\n"
@@ -123,11 +140,12 @@ def report(
     )
     for (strategy, count), plan in ways.items():
         results, estimate = times[f"{strategy}-{count}"], plan["estimate"]
-        computes = fmean(sum(row["compute_s"] for row in result["trace"]) for result in results)
+        computes = bar(strategy, count, results).compute
         most = max(plan["held_bytes"].values()) / plan["model_bytes"]
         away = max(result["away"] for result in results)
         print(
             f"| {strategy} | {count} | {middle(results) * 1e3:.0f} | {alone / middle(results):.2f} | "
-            f"{BARS.get((strategy, count), '')} | {estimate['latency_s'] * 1e3:.0f} | {computes * 1e3:.0f} | "
-            f"{exchange_ms(results)} | {cpu_ms(results)} | {estimate['moved_bytes'] / 1e6:.2f} | {most:.4f} | {away:.1e} |"
+            f"{BARS.get((strategy, count), '')} | {estimate['latency_s'] * 1e3:.0f} | {computes:.0f} | "
+            f"{exchange_ms(results)} | {cpu_ms(results)} | {estimate['moved_bytes'] / 1e6:.2f} | {most:.4f} | "
+            f"{away:.1e} |"
         )

@@ -28,7 +28,7 @@ def chart(below: str, panels: Mapping[str, Lines]) -> str:
 
 def _panel(title: str, below: str, lines: Lines) -> list[str]:
     numbers = sorted({number for line in lines.values() for number in line})
-    step = _round(max(value for line in lines.values() for value in line.values()) * 1e3 / TICKS)
+    step = rounded(max(value for line in lines.values() for value in line.values()) * 1e3 / TICKS)
     most = step * (1 + math.floor(max(value for line in lines.values() for value in line.values()) * 1e3 / step))
     first, last = math.log(numbers[0]), math.log(numbers[-1])
 
@@ -63,7 +63,7 @@ def _free(wanted: float, taken: Sequence[float]) -> float:
     return wanted
 
 
-def _round(value: float) -> float:
+def rounded(value: float) -> float:
     """The next of 1, 2, 5, 10, 20, …"""
     power = 10.0 ** math.floor(math.log10(value))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= value)
