@@ -1,9 +1,14 @@
-"""`partial`: as `columns`, and the lead besides holds the vital fraction r of each block's heads and neurons.
+"""`partial`: as `columns`, and the lead besides holds the vital fraction r of the blocks' heads and neurons.
 
 Whoever else is lost, the lead answers with what it and the others still have, at an accuracy that is told beforehand
-(after EASTER). Of block i with fraction r the lead has r + (1 - r) · its share of the rest: the vital heads are
-rounded to whole ones, the rest of them are shared by speed, and the lead's neurons make up for both roundings, so that
-its bytes are those of r to within a neuron. The others share the rest of the neurons by speed.
+(after EASTER). The lead has r + (1 - r) · its share of the rest.
+
+    one r for all      where it is known what of the model is most worth having, of all blocks together: see `vital`
+    an r for each      of block i by itself, and so with one r of a model of which nothing is known: the vital heads are
+                       rounded to whole ones, the rest of them are shared by speed, and the lead's neurons make up for
+                       both roundings, so that its bytes are those of r to within a neuron
+
+The others share the rest of each block's heads and neurons by speed; of some blocks nothing may be left for them.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from swarm.strategies.resilience import at_fraction, kept
 from swarm.strategies.sharing import Holder, Load, apportion
 from swarm.strategies.survival import losses_of
 from swarm.strategies.teams import Team, candidates
+from swarm.strategies.vital import Pairs, Table, share_rest
 
 UNKNOWN: Final = 0.5
 """The fraction where nobody has measured how the model bears losses."""
@@ -45,11 +51,10 @@ class Partial:
         return min(run.inside.heads, run.inside.neurons)
 
     def deal(self, team: Team, goal: Goal) -> Deal | None:
-        return _dealt(team, fractions(team, goal, _shares(team, holders(team))[0]), holders(team))
+        return _dealt(team, goal, holders(team))
 
     def equal(self, team: Team, goal: Goal) -> Deal:
-        alike = [_alike(one) for one in holders(team)]
-        deal = _dealt(team, fractions(team, goal, 1 / team.size), alike)
+        deal = _dealt(team, goal, [_alike(one) for one in holders(team)])
         assert deal is not None, "with room for anything there is a deal"
         return deal
 
@@ -92,22 +97,30 @@ def _by_itself(team: Team, goal: Goal, lead_share: float) -> float:
     return min(best, max(room, default=0.0))
 
 
-def _dealt(team: Team, replicated: Sequence[float], members: Sequence[Holder]) -> Deal | None:
+def _dealt(team: Team, goal: Goal, members: Sequence[Holder]) -> Deal | None:
     run, lead_share = team.run, _shares(team, members)[0]
-    by_block = dict[float, list[tuple[int, int]] | None]()
-    for r in set(replicated):
-        by_block[r] = _block(team, r, lead_share, members)
-    dealt = [by_block[r] for r in replicated]
-    if any(block is None for block in dealt):
+    replicated = fractions(team, goal, lead_share)
+    table = Table.of(team.costs.model, run) if len(goal.replicate or ()) <= 1 else None
+    if table is None:
+        blocks = _each(team, replicated, lead_share, members)
+    else:
+        blocks = share_rest(table.at(replicated[0] + (1 - replicated[0]) * lead_share), run, members)
+    if blocks is None:
         return None
-    blocks = [block for block in dealt if block is not None]
     shards = tuple(run.shard(*zip(*(block[i] for block in blocks), strict=True)) for i in range(team.size))
     tokens = apportion(run.inside.tokens, [Load(0.0, 1.0, run.inside.tokens)] * team.size, least=0)
     assert tokens is not None
     return Deal("columns", tokens, shards)
 
 
-def _block(team: Team, r: float, lead_share: float, members: Sequence[Holder]) -> list[tuple[int, int]] | None:
+def _each(team: Team, replicated: Sequence[float], lead_share: float, members: Sequence[Holder]) -> list[Pairs] | None:
+    """Each block with its own fraction; None where one of them cannot be shared so."""
+    by_fraction = {r: _block(team, r, lead_share, members) for r in set(replicated)}
+    blocks = [block for r in replicated if (block := by_fraction[r]) is not None]
+    return blocks if len(blocks) == len(replicated) else None
+
+
+def _block(team: Team, r: float, lead_share: float, members: Sequence[Holder]) -> Pairs | None:
     """Heads and neurons of each member of a block; None where the others have no room for the rest."""
     inside, weight = team.run.inside, weight_of(team.costs.model.stages[team.run.start])
     vital = round(r * inside.heads)

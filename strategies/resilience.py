@@ -34,7 +34,7 @@ def kept(lead: float, others: int, missing: int) -> float:
 
 
 def at_fraction(model: ModelProfile, fraction: float) -> float:
-    """Accuracy with that much of every block; between measurements on a straight line."""
+    """Accuracy with that much of all blocks; between measurements on a straight line."""
     fractions, accuracies = zip(*model.resilience, strict=True)
     return float(np.interp(fraction, fractions, accuracies))
 

@@ -51,7 +51,7 @@ class Answering:
                 outcome = await request.wait()
                 if outcome is not None:
                     if missing := [peer for row in outcome.trace for peer in row.missing]:
-                        self.healer.went_without(missing)
+                        self.healer.went_without(outcome.plan, missing)
                     return outcome, request.attempts
         finally:
             await request.end()

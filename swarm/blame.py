@@ -22,7 +22,7 @@ def of_failure(doubts: Doubts, view: View, plan: Plan, error: SwarmError) -> Non
     gone = [peer for peer in plan.peers() if peer not in here]
     for peer in gone:
         doubts.lost(peer, now)
-    if error.culprit and error.culprit != view.me:
+    if error.culprit in plan.peers() and error.culprit not in (view.me, error.reporter):
         doubts.lost(PeerId(error.culprit), now)
         return
     if gone or not error.reporter:

@@ -67,7 +67,8 @@ class _Visit:
     wire_s: float
     nbytes: int
     deadline: float
-    work: Work
+    work: Work | None
+    """None in a group: whoever waits for others does not stand here."""
 
 
 class Dataflow:
@@ -178,9 +179,10 @@ class Dataflow:
         error.culprit = failure.culprit
         if isinstance(error, Overloaded):
             error.retry_after_s = failure.retry_after_s
-        way = self._ways.get(failure.plan)
-        if way is not None and way.plan.spares(caller.remote.id):
-            self._lockstep.failed(way, failure.request, caller.remote.id, error)
+        way, peer = self._ways.get(failure.plan), caller.remote.id
+        is_spared = way is not None and way.plan.spares(peer)
+        if is_spared and (not error.culprit or error.culprit == peer or way.plan.spares(PeerId(error.culprit))):
+            self._lockstep.failed(way, failure.request, peer, error)
         else:
             self._requests.failed(caller.remote.id, failure.plan, failure.request, error)
 
@@ -251,10 +253,12 @@ class Dataflow:
         if step is None or self._closing:
             return
         ran = self._begin(way, step, request, x, deadline)
+        if ran.cancelled():
+            return  # it came twice
         if ran.done() and isinstance(refusal := ran.exception(), Overloaded):
             self.metrics.fail(self.metrics.refused, step.part.model, refusal.code)
             raise refusal
-        work = self.whereabouts.begin(plan.id, step.id, len(x))
+        work = self.whereabouts.begin(plan.id, step.id, len(x)) if step.group is None else None
         visit = _Visit(way, step, request, trace, wire_s, nbytes, deadline, work)
         ran.add_done_callback(partial(self._ran, visit))
         self._underway.add((plan.id, request), ran, plan.requester, nbytes + OVERHEAD_BYTES)
@@ -264,7 +268,7 @@ class Dataflow:
         way, plan, step = visit.way, visit.way.plan, visit.step
         error = None if future.cancelled() else future.exception()
         if future.cancelled() or error is not None:
-            self.whereabouts.end(plan.id, visit.work)
+            self._leave(visit)
             if isinstance(error, SwarmError):
                 self._report(visit, error)
             return
@@ -278,21 +282,26 @@ class Dataflow:
         if len(away) < len(edges):
             self._go_on(visit, self._own(edges), x, trace)
         if not away:
-            self.whereabouts.end(plan.id, visit.work)
+            self._leave(visit)
         elif (task := self._spawn(self._hand_on, visit, away, x, trace)) is not None:
-            task.add_done_callback(lambda _: self.whereabouts.end(plan.id, visit.work))
+            task.add_done_callback(lambda _: self._leave(visit))
             self._underway.add((plan.id, visit.request), task, plan.requester, x.nbytes + OVERHEAD_BYTES)
+
+    def _leave(self, visit: _Visit) -> None:
+        if visit.work is not None:
+            self.whereabouts.end(visit.way.plan.id, visit.work)
 
     def _go_on(self, visit: _Visit, edge: Edge, x: Array, trace: tuple[StepTrace, ...]) -> None:
         try:
             given = part_of(edge, x)
             self._arrived(visit.way, edge, visit.request, given, trace, 0.0, given.nbytes, visit.deadline)
-        except Overloaded as refusal:
+        except SwarmError as refusal:
             self._report(visit, refusal)
 
     async def _hand_on(self, visit: _Visit, edges: Sequence[Edge], x: Array, trace: tuple[StepTrace, ...]) -> None:
+        work = visit.work or Work(visit.step.id, len(x))
         try:
-            await self._sending.to_all(visit.way.plan, edges, visit.request, x, trace, visit.deadline, visit.work)
+            await self._sending.to_all(visit.way.plan, edges, visit.request, x, trace, visit.deadline, work)
         except SwarmError as error:
             self._report(visit, error)
 

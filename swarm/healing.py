@@ -89,8 +89,10 @@ class Healer:
         self._in_haste = True
         self._review_soon(SETTLE_S)
 
-    def went_without(self, peers: Sequence[PeerId]) -> None:
-        """An answer lacks what these members of a group should have given."""
+    def went_without(self, plan: Plan | None, peers: Sequence[PeerId]) -> None:
+        """An answer on this plan lacks what these members of a group should have given."""
+        if plan is None or plan.id != self.routes.plan.id:
+            return  # another one is in use by now
         for peer in peers:
             self._order.doubts.lost(peer, monotonic())
         self._make_whole()
@@ -184,7 +186,7 @@ class Healer:
             except TimeoutError:
                 continue
         self._review_at = monotonic() + REVIEW_S * uniform(*SPREAD)
-        if not self._order.is_fixed:
+        if self._is_lacking or not self._order.is_fixed:
             await self._review()
 
     def _review_soon(self, seconds: float) -> None:
@@ -197,6 +199,9 @@ class Healer:
         await self._order.ask_around(self._view(), patience_s)
         own = self._own()
         outlook = self._order.outlook(self._view(), own)
+        if self._is_lacking:
+            await self._replace(own)
+            return
         try:
             candidate = await asyncio.to_thread(self._order.candidate, outlook)
             if candidate.plan is None or not self._is_better([candidate.plan, *candidate.standbys], outlook):
@@ -204,8 +209,6 @@ class Healer:
             plans = await self._order.agree(self._view(), MEND_S, _quiet, own)
         except SwarmError as error:
             log.info("stays with its plan: %s", error)
-            if self._is_lacking:
-                self._review_soon(RETRY_S[1])
             return
         if self._is_better(plans, outlook):  # somebody may have refused, and left less than was hoped for
             self._adopt(plans)
@@ -213,13 +216,21 @@ class Healer:
             for plan in plans:
                 self.routes.start(release, self._exchange, plan)
 
+    async def _replace(self, own: Own) -> None:
+        """What is in use answers, but lacks something: anything whole is better."""
+        try:
+            self._adopt(await self._order.agree(self._view(), MEND_S, _quiet, own, is_lenient=True))
+        except SwarmError as error:
+            log.info("goes on without what it lacks: %s", error)
+            self._review_soon(RETRY_S[1])
+
     def _is_better(self, plans: Sequence[Plan], outlook: View) -> bool:
         """By enough to be worth the move, or with standbys that are missing now."""
         if len(plans) > len(self.routes.plans):
             return True
         metric, now = self._order.goal.metric, self._order.predict(self.routes.plan, outlook)
         alive = {record.id for record in outlook.alive()}
-        if self._is_lacking or not alive >= set(self.routes.plan.peers()):
+        if not alive >= set(self.routes.plan.peers()):
             return True
         return _badness(now, metric) > BETTER * _badness(plans[0].estimate, metric) > 0
 

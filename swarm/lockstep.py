@@ -4,8 +4,8 @@
                  ▲                                      ┊
                  └── all that an exchange needs ◀── inbox ◀── shares from the others, some before the input itself
 
-Nobody acknowledges a share: the next one does. A member for whom an exchange has waited too long, or whose connection
-is gone, is missing: the request ends with a sentence that names it, or goes on without it and says so. Whoever finds
+Nobody acknowledges a share: the next one does. A member for whom an exchange has waited too long, or that membership
+has lost, is missing: the request ends with a sentence that names it, or goes on without it and says so. Whoever finds
 somebody missing tells the others with its next share, so that they need not find out one after another.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
@@ -27,7 +26,7 @@ from swarm.batching import Ran
 from swarm.errors import DeadlineExceeded, MalformedFrame, Overloaded, PeerLost, PlanGone, SwarmError
 from swarm.exchange import Caller, Exchange
 from swarm.plan import Part, Step
-from swarm.talk import Key, Share, Talk, turn
+from swarm.talk import Key, Share, Talk, Talks, turn
 from swarm.transport import Call, Router
 from swarm.types import Array, PeerId
 from swarm.way import Way
@@ -36,14 +35,13 @@ from swarm.workshop import RunnableShard
 
 log = logging.getLogger(__name__)
 
-MAX_HELD_BYTES: Final = 256 * 2**20
-"""Shares for one requester's requests that may wait here at once."""
-MAX_TALKS: Final = 4096
-"""Requests that may be under way at once, and that are remembered once they are over."""
+EARLY_S: Final = 60.0
+"""How long shares wait for their request's own input at most."""
 LATE_S: Final = 0.3
 """A timer that goes off so much too late tells of a stall of this process, not of others."""
 
 AWAY_S: Final = 30.0
+"""How long a member that was missing is not waited for anew, on one plan."""
 
 NOTHING: Final = np.empty(0, np.float32)
 """What members give out that do not lead."""
@@ -73,9 +71,8 @@ class Lockstep:
         self._do = do
         self._shard_of = shard_of
         self._whereabouts = whereabouts
-        self._talks: dict[Key, Talk] = {}
-        self._over: dict[Key, None] = {}
-        self._held_bytes = Counter[PeerId]()
+        self._talks = Talks()
+        self._names: dict[PeerId, str] = {}
         self._posts: set[asyncio.Task[None]] = set()
         self._away: dict[tuple[str, str], dict[int, float]] = {}
         """Who was missing lately, by plan and step, and until when that is believed: each request would wait anew."""
@@ -93,10 +90,13 @@ class Lockstep:
         when it is cancelled, this member takes no more part."""
         key = (way.plan.id, request, step.id)
         done: asyncio.Future[Ran] = self._loop.create_future()
-        if key in self._over or ((early := self._talks.get(key)) is not None and early.turns is not None):
+        if (refusal := self._refusal(key, way.plan.requester)) is not None:
+            done.set_exception(refusal)
+            return done
+        if self._talks.is_over(key) or ((early := self._talks.open.get(key)) is not None and early.turns is not None):
             done.cancel()  # it came twice
             return done
-        talk = self._talks.get(key) or self._open(key, way, step, len(x), deadline)
+        talk = self._talks.open.get(key) or self._open(key, way, step, len(x), deadline)
         talk.done, talk.deadline = done, deadline
         if talk.samples != len(x):
             done.set_exception(MalformedFrame("The members of a group were given different numbers of samples."))
@@ -105,34 +105,47 @@ class Lockstep:
         done.add_done_callback(lambda _: self._close(talk))
         try:
             shard = self._shard_of(step.part_of(self._me))
-        except PlanGone as error:
+            talk.turns = shard.turns(talk.group, talk.me, x, partial(self._post_soon, talk))
+        except SwarmError as error:
             done.set_exception(error)
             return done
-        talk.turns = shard.turns(talk.group, talk.me, x, partial(self._post_soon, talk))
         self._advance(talk, None)
         return done
 
+    def _refusal(self, key: Key, requester: PeerId) -> SwarmError | None:
+        """Why a request whose input is here cannot begin."""
+        if (reason := self._talks.reason(key)) is not None:
+            return reason
+        return None if self._talks.has_room(key, requester) else self._full()
+
+    def _full(self) -> Overloaded:
+        return Overloaded(f"{self._name} has as much to do for groups of this requester as it takes; try again soon.")
+
     def lost(self, peer: PeerId, name: str) -> None:
         """A peer is gone."""
-        for talk in list(self._talks.values()):
+        for talk in list(self._talks.open.values()):
             if peer in talk.step.peers:
                 self._do_without(talk, {talk.step.peers.index(peer)}, f"Lost the connection to {name}")
 
     def failed(self, way: Way, request: int, peer: PeerId, error: SwarmError) -> None:
         """A member that can be spared says that it cannot go on with a request; perhaps it is the one who is lost."""
         for step in way.plan.steps:
-            talk = self._talks.get((way.plan.id, request, step.id))
+            talk = self._talks.open.get((way.plan.id, request, step.id))
             if talk is not None and peer in step.peers:
                 self._do_without(talk, {step.peers.index(peer)}, str(error))
 
     def forget(self, plan_id: str) -> None:
         """A plan is over."""
-        for key in [key for key in self._away if key[0] == plan_id]:
-            del self._away[key]
+        for where in [where for where in self._away if where[0] == plan_id]:
+            del self._away[where]
+        for talk in [talk for key, talk in self._talks.open.items() if key[0] == plan_id]:
+            if talk.done is not None:
+                talk.done.cancel()
+            self._close(talk)
 
     def close(self) -> None:
         """Take part in nothing any more."""
-        for talk in list(self._talks.values()):
+        for talk in list(self._talks.open.values()):
             if talk.done is not None:
                 talk.done.cancel()
             self._close(talk)
@@ -148,33 +161,49 @@ class Lockstep:
         if way is None:
             raise PlanGone(f"{self._name} does not hold this plan any more; load the model again.")
         step = way.step(share.step)
-        if step is None or step.group is None or caller.remote.id not in step.peers:
+        if step is None or step.group is None or not {caller.remote.id, self._me} <= set(step.peers):
             raise MalformedFrame(f"{caller.remote.name} sent a share of a step in which it has none.")
         sender, script = step.peers.index(caller.remote.id), way.expected(step, self._me)
         agreed = script[share.exchange].get(sender, 0) if share.exchange < len(script) else 0
         if not 1 <= share.samples <= way.plan.max_batch or not agreed or nbytes != agreed * share.samples:
             raise MalformedFrame(f"{caller.remote.name} sent {nbytes} bytes in an exchange, not as the plan agreed.")
-        if self._held_bytes[way.plan.requester] + nbytes > MAX_HELD_BYTES or len(self._talks) >= MAX_TALKS:
-            raise Overloaded(f"{self._name} holds as many shares for this requester as it takes.")
+        self._make_sure_of_room(way, share, nbytes)
         return way, step, sender, share
+
+    def _make_sure_of_room(self, way: Way, share: Share, nbytes: int) -> None:
+        """Nobody hears that a share was refused: its request ends here, with the reason."""
+        key = (share.plan, share.request, share.step)
+        if self._talks.has_room(key, way.plan.requester, nbytes):
+            return
+        talk, full = self._talks.open.get(key), self._full()
+        if talk is None and not self._talks.is_over(key):
+            self._talks.remember(key, full)
+        elif talk is not None and talk.done is None:
+            self._close(talk, full)
+        elif talk is not None and talk.done is not None and not talk.done.done():
+            talk.done.set_exception(full)
+        raise full
 
     def _share(self, caller: Caller, call: Call) -> None:
         way, step, sender, share = call.admitted
         key = (share.plan, share.request, share.step)
-        if key in self._over:
+        if self._talks.is_over(key) or self.find(share.plan) is not way:
             return  # it came too late
-        talk = self._talks.get(key)
+        self._names[caller.remote.id] = caller.remote.name
+        talk = self._talks.open.get(key)
         if talk is None:
             left_s = call.remaining_s()
-            talk = self._open(key, way, step, share.samples, monotonic() + (60.0 if left_s is None else left_s))
+            until = monotonic() + (EARLY_S if left_s is None else min(left_s, EARLY_S))
+            talk = self._open(key, way, step, share.samples, until)
         if talk.samples != share.samples or sender in talk.missing or sender in talk.inbox.get(share.exchange, ()):
             return
         talk.inbox.setdefault(share.exchange, {})[sender] = memoryview(call.body)
         self.received_bytes += len(call.body)
-        self._hold(talk, len(call.body))
+        self._talks.hold(talk, len(call.body))
         if share.missing and not talk.missing.issuperset(share.missing):
             places = {place for place in share.missing if 0 < place < len(step.peers)}
-            self._do_without(talk, places - talk.missing, f"{caller.remote.name} has lost the connection to a member")
+            lost = [self._called(step.peers[place]) for place in places - talk.missing]
+            self._do_without(talk, places, f"{caller.remote.name} lost {' and '.join(lost)}")
         if talk.waits_for is not None and not talk.is_over:
             self._look(talk)
 
@@ -183,7 +212,7 @@ class Lockstep:
         talk = Talk(key, way, step, step.group, step.peers.index(self._me), deadline, samples)
         now, away = monotonic(), self._away.get((key[0], key[2]), {})
         talk.missing = {place for place, until in away.items() if until > now}
-        self._talks[key] = talk
+        self._talks.add(talk)
         talk.timer = self._loop.call_later(max(0.0, deadline - monotonic()), self._expire, talk)
         return talk
 
@@ -192,25 +221,15 @@ class Lockstep:
         if talk.turns is None:
             self._close(talk)
 
-    def _close(self, talk: Talk) -> None:
-        if self._talks.pop(talk.key, None) is None:
+    def _close(self, talk: Talk, reason: SwarmError | None = None) -> None:
+        """`reason` is for who brings its input later on."""
+        if not self._talks.remove(talk, reason):
             return
         self._stand(talk, here=False)
-        self._hold(talk, -talk.held_bytes)
         talk.inbox.clear()
         talk.turns = None
         if talk.timer is not None:
             talk.timer.cancel()
-        self._over[talk.key] = None
-        while len(self._over) > MAX_TALKS:
-            del self._over[next(iter(self._over))]
-
-    def _hold(self, talk: Talk, nbytes: int) -> None:
-        requester = talk.way.plan.requester
-        talk.held_bytes += nbytes
-        self._held_bytes[requester] += nbytes
-        if not self._held_bytes[requester]:
-            del self._held_bytes[requester]
 
     # Turns
 
@@ -256,12 +275,12 @@ class Lockstep:
             return False
         talk.inbox.pop(talk.waits_for, None)
         talk.exchange_s += monotonic() - talk.asked_s
-        self._hold(talk, -sum(map(len, here.values())))
+        self._talks.hold(talk, -sum(map(len, here.values())))
         self._advance(talk, [here.get(place) for place in range(len(talk.step.peers))])
         return True
 
     def _wait(self, talk: Talk) -> None:
-        left_s = min(talk.group.patience_s, talk.deadline - monotonic())
+        left_s = min(talk.group.patience_s * talk.samples, talk.deadline - monotonic())
         if talk.timer is not None:
             talk.timer.cancel()
         talk.timer = self._loop.call_later(max(0.0, left_s), self._late, talk, monotonic() + left_s)
@@ -279,8 +298,9 @@ class Lockstep:
         else:
             expected = talk.way.expected(talk.step, self._me)[talk.waits_for]
             away = {sender for sender in expected if sender not in talk.inbox.get(talk.waits_for, {})}
-            spent = f"Nothing came in an exchange within {talk.group.patience_s:.3g} s"
-            self._do_without(talk, away - talk.missing, spent)
+            lost = " and ".join(self._called(talk.step.peers[place]) for place in sorted(away - talk.missing))
+            waited_s = talk.group.patience_s * talk.samples
+            self._do_without(talk, away - talk.missing, f"{lost} sent nothing for {waited_s:.3g} s")
 
     def _do_without(self, talk: Talk, places: set[int], what: str) -> None:
         """These members are missing: go on without them, or end it."""
@@ -289,12 +309,12 @@ class Lockstep:
             return
         first = talk.step.peers[min(places)]
         if talk.me in places or 0 in places or talk.group.on_loss == "retry":
-            if talk.done is None:
-                self._close(talk)
-                return
-            error = PeerLost(f"{what} ({first[:8]}), which has a share of {talk.step.part.model}; ask again.")
+            error = PeerLost(f"{what}; a share of {talk.step.part.model} is there. Ask again without it.")
             error.culprit = first if talk.me not in places else ""
-            talk.done.set_exception(error)
+            if talk.done is None:
+                self._close(talk, error)
+            else:
+                talk.done.set_exception(error)
             return
         talk.missing |= places
         away = self._away.setdefault((talk.key[0], talk.key[2]), {})
@@ -302,6 +322,9 @@ class Lockstep:
         log.info("request %s goes on without %s: %s", talk.key[1], first[:8], what)
         if talk.waits_for is not None and not self._look(talk):
             self._wait(talk)
+
+    def _called(self, peer: PeerId) -> str:
+        return self._names.get(peer, peer[:8])
 
     def _stand(self, talk: Talk, *, here: bool) -> None:
         """Who waits for others does not stand here: a late request is looked for where it is computed."""
@@ -348,6 +371,8 @@ class Lockstep:
         peer = talk.step.peers[place]
         try:
             await self._exchange.reach(peer, "tensors", min(left_s, talk.group.patience_s))
-            self._exchange.tell(peer, "share", fields, body, timeout_s=left_s, purpose="tensors")
-        except SwarmError:
-            self._do_without(talk, {place}, f"No connection to peer {peer[:8]} could be made")
+            if self._exchange.tell(peer, "share", fields, body, timeout_s=left_s, purpose="tensors"):
+                return
+        except SwarmError as error:
+            log.debug("no connection for a share: %s", error)
+        self._do_without(talk, {place}, f"No connection to {self._called(peer)} could be made")

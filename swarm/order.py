@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Protocol
@@ -113,8 +114,8 @@ class Order:
     @property
     def profile(self) -> ModelProfile:
         """The model as planners see it, with what is known of its weights."""
-        known = self.blueprint.profile
-        return known if self.importance is None else replace(known, resilience=self.importance.resilience)
+        known, found = self.blueprint.profile, self.importance
+        return known if found is None else replace(known, resilience=found.resilience, vital=found.vital)
 
     # What is known
 
@@ -156,7 +157,8 @@ class Order:
         is_lenient: bool = False,
     ) -> Sequence[Plan]:
         """The best plan and its standbys, every part loaded. `own` are this session's plans that go when it has these;
-        `is_lenient` takes fewer standbys than the goal wants where there cannot be so many.
+        `is_lenient` takes fewer standbys than the goal wants where there cannot be so many, and any strategy where the
+        one that was asked for has too few devices left.
 
         :raises PeerError: no plan was found or agreed on; the sentence says why.
         """
@@ -174,6 +176,9 @@ class Order:
                         return self.planner.choose(self.strategy, self.profile, outlook, goal)
                     except PeerError as error:
                         reasons.append(error)
+            if is_lenient and not self.is_fixed:
+                with suppress(PeerError):
+                    return self.planner.choose("auto", self.profile, trusting, goals[-1])
             raise reasons[0]
 
         return await self.settle(choose, credited(view, own), timeout_s, progress)

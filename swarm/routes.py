@@ -118,8 +118,8 @@ class Routes:
         for route in self._used:
             gone = [peer for peer in route.plan.peers() if peer not in here]
             if all(map(route.plan.spares, gone)):
-                if gone and route.lacks != frozenset(gone):
-                    route.lacks = frozenset(gone)
+                before, route.lacks = route.lacks, frozenset(gone)
+                if route.lacks - before:
                     self._is_worse()
                 continue
             names = (record.name if (record := view.find(peer)) else peer[:8] for peer in gone)

@@ -9,7 +9,7 @@ from typing import Any
 
 from swarm import schema, tensors
 from swarm.arrivals import part_of
-from swarm.errors import DeadlineExceeded, PeerError, PeerLost, PeerUnreachable
+from swarm.errors import DeadlineExceeded, PeerLost, PeerUnreachable
 from swarm.exchange import Exchange
 from swarm.metrics import Metrics
 from swarm.plan import Edge, Plan, StepTrace
@@ -73,7 +73,7 @@ class Sending:
                     await self._hand_over(edge.receiver, fields, body, deadline)
                 except PeerUnreachable:
                     raise lost from None  # it names the peer
-        except PeerError:
+        except (PeerLost, PeerUnreachable):
             if not plan.spares(edge.receiver):
                 raise
 

@@ -38,6 +38,11 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Dimension = Annotated[int, Meta(ge=0, le=2**31)]
 
+BlockCounts = Annotated[tuple[Count, ...], Meta(max_length=1024)]
+"""A number for each block of a model."""
+Vital = Annotated[tuple[tuple[Fraction, BlockCounts, BlockCounts], ...], Meta(max_length=256)]
+"""See `ModelProfile.vital`."""
+
 DTYPE_BYTES: Mapping[str, int] = {
     "float32": 4,
     "float16": 2,
@@ -298,8 +303,13 @@ class ModelProfile:
     inside_reason: Text | None = None
     """Why no block can be shared out; None when some can."""
     resilience: Annotated[tuple[tuple[Fraction, Fraction], ...], Meta(max_length=256)] = ()
-    """Accuracy with only a fraction of every block's heads and neurons, the most important first: pairs by rising
-    fraction, the last of them (1, the whole model's). Empty when nobody has measured it."""
+    """Accuracy with only a fraction of all blocks' heads and neurons, by bytes, those that are most worth having, all
+    blocks weighed against each other: pairs by rising fraction, the last of them (1, the whole model's). Empty when
+    nobody has measured it."""
+    vital: Vital = ()
+    """For rising fractions of all blocks' heads and neurons, by bytes, how many heads and neurons of each block are the
+    most worth having, all blocks weighed against each other; none of a block that does not come apart. From (0, none)
+    to (1, all), and no count ever falls. Empty when nobody knows."""
 
     @property
     def parameter_bytes(self) -> int:

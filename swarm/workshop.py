@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from swarm.plan import Group, Part, Step
-from swarm.types import Array, Location, ModelProfile, TensorRef, TensorSpec
+from swarm.types import Array, Location, ModelProfile, TensorRef, TensorSpec, Vital
 
 Progress = Callable[[str, float | None], None]
 """Told of a long step: what it is, and the fraction done if that is known."""
@@ -83,6 +83,10 @@ class Importance(Protocol):
     @property
     def resilience(self) -> tuple[tuple[float, float], ...]:
         """See `ModelProfile.resilience`."""
+
+    @property
+    def vital(self) -> Vital:
+        """See `ModelProfile.vital`."""
 
 
 class Manifest(Protocol):

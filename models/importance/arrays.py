@@ -87,7 +87,7 @@ def _entry(archive: zipfile.ZipFile, name: str, path: Path) -> Array:
 
 def _body(file: IO[bytes], shape: list[int], dtype: np.dtype[Any], path: Path) -> Array:
     size = math.prod(shape) * dtype.itemsize
-    if size > MAX_BYTES:
+    if min(shape, default=0) < 0 or size > MAX_BYTES:
         raise BadInput(f"{path} says that it has {size} bytes of numbers; at most {MAX_BYTES} are read.")
     content = file.read(size)
     if len(content) != size:

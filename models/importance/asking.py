@@ -74,7 +74,6 @@ def _workplace(cache: Path, order: Order) -> Path:
 
 
 def _taken(folder: Path, cache: Path, blueprint: Blueprint, manifest: Manifest) -> Importance:
-    importance = Importance.load(folder / RESULT_FILE)
-    importance.check(blueprint, manifest)
+    importance = Importance.load(folder / RESULT_FILE).of(blueprint, manifest)
     importance.save(place(cache, blueprint, manifest))
     return importance

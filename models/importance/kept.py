@@ -11,7 +11,8 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -20,8 +21,10 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from swarm.errors import WeightsError
-from swarm.types import Count, Digest, Fraction, Name
+from swarm.errors import CannotSplit, WeightsError
+from swarm.models.importance import shares
+from swarm.models.importance.roles import BlockRoles, blocks_of
+from swarm.types import Count, Digest, Fraction, Name, Vital
 
 if TYPE_CHECKING:
     from swarm.models.blueprint import Blueprint
@@ -51,7 +54,7 @@ class Origin:
     """Pictures on which `resilience` was measured."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Importance:
     """How much each head and neuron of a model matters, and how it answers with only the most important of them."""
 
@@ -61,6 +64,13 @@ class Importance:
     neurons: Sequence[Scores]
     resilience: tuple[tuple[float, float], ...]
     """See `ModelProfile.resilience`."""
+    blocks: tuple[BlockRoles, ...] = ()
+    """Of the model, those that come apart; `of` tells them, for no file has them."""
+
+    @cached_property
+    def vital(self) -> Vital:
+        """See `ModelProfile.vital`; empty before `of`."""
+        return shares.vital(self.blocks, self.heads, self.neurons) if self.blocks else ()
 
     @classmethod
     def load(cls, path: Path) -> Importance:
@@ -93,6 +103,14 @@ class Importance:
         fresh = path.with_name(f"{path.name}.part")
         fresh.write_bytes(save(tensors, metadata))
         fresh.replace(path)
+
+    def of(self, blueprint: Blueprint, manifest: Manifest) -> Importance:
+        """The same with what is known of its model. Raises `WeightsError` as `check` does."""
+        self.check(blueprint, manifest)
+        try:
+            return replace(self, blocks=blocks_of(blueprint))
+        except CannotSplit as error:
+            raise WeightsError(f"This importance is of a model that does not come apart. {error}") from error
 
     def check(self, blueprint: Blueprint, manifest: Manifest) -> None:
         """Raises `WeightsError` that names what differs, when it is of another model, other weights or other blocks."""
@@ -134,12 +152,10 @@ def found(cache: Path, blueprint: Blueprint, manifest: Manifest) -> Importance |
     if not path.is_file():
         return None
     try:
-        kept = Importance.load(path)
-        kept.check(blueprint, manifest)
+        return Importance.load(path).of(blueprint, manifest)
     except WeightsError as error:
         _log.warning("%s", error)
         return None
-    return kept
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from swarm.models.importance.roles import BlockRoles, Units
 from swarm.models.importance.scores import Batch, BlockScores
-from swarm.models.importance.shares import Share, evenly
+from swarm.models.importance.shares import Share, by_worth
 
 GRID: Final = (*(step / 24 for step in (1, 2, 3, 4, 5, 6, 7)), *(step / 12 for step in range(4, 13)))
 """Finer where a survivor may be left with little."""
@@ -29,11 +29,11 @@ def resilience(
     scores: Sequence[BlockScores],
     batches: Sequence[Batch],
     done: Callable[[], None],
-    counts: Share = evenly,
+    counts: Share = by_worth,
 ) -> Pairs:
-    """Accuracy with the most important fraction of every block: pairs by rising fraction, the last of the whole model.
+    """Accuracy with a fraction of all blocks together: pairs by rising fraction, the last of the whole model.
 
-    `done` is called after each fraction; `counts` says how it is parted between heads and neurons.
+    `done` is called after each fraction; `counts` says what it is spent on, of each block the most important ones.
     """
     pairs = []
     for fraction in GRID:

@@ -95,7 +95,7 @@ def _print(found: Importance, file: Path) -> None:
         show.table(headers, rows, f"What {origin.model} needs, by {origin.samples} × {origin.batch} pictures")
     )
     pairs = [(f"{fraction:.0%}", f"{accuracy:.1%}") for fraction, accuracy in found.resilience]
-    title = f"With so much of every block, on {origin.held_out} other pictures"
+    title = f"With so much of all blocks, on {origin.held_out} other pictures"
     console.print(show.table(("kept", "right answers"), pairs, title))
     show.tell(f"It is kept in {file}; plans of {origin.model} with these weights use it.")
 

@@ -53,9 +53,7 @@ def away(result: Result, wanted: Any) -> float:
     return float(np.abs(result.output - wanted).max() / np.abs(wanted).max())
 
 
-async def test_every_split_answers_as_the_whole_model_does_and_survives_kills(
-    workers: Workers, folder: Path
-) -> None:
+async def test_every_split_answers_as_the_whole_model_does_and_survives_kills(workers: Workers, folder: Path) -> None:
     async with asking(workers, folder) as peer:
         async with await peer.load("fashion-vit", "local") as whole:
             wanted = (await whole(pictures(3))).output

@@ -51,6 +51,7 @@ async def test_what_is_found_is_there_for_these_weights_alone(data: Path, tmp_pa
     assert [list(pair) for pair in found.resilience] == report["resilience"]
     assert [heads.tolist() for heads in found.heads] == report["heads"]
     assert found.origin.weights == manifest.digest == report["weights"]
+    assert found.vital[-1] == (1.0, (4,) * 12, (256,) * 12)
     copy = Importance.load(tmp_path / "copy")
     copy.check(blueprint, manifest)
 
@@ -68,6 +69,7 @@ def test_people_see_a_table(data: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "What fashion-vit needs" in done.stdout
     assert "right answers" in done.stdout
+    assert "With so much of all blocks" in " ".join(done.stdout.split())
 
 
 def ask(*arguments: str, model: str = "fashion-vit") -> subprocess.CompletedProcess[str]:

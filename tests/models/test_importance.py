@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -19,8 +23,11 @@ from swarm.models.importance.kept import FORMAT, Importance, Origin, counts_of, 
 from swarm.models.importance.resilience import GRID, accuracy, order, resilience, without
 from swarm.models.importance.roles import BlockRoles, Rows, Units, blocks_of
 from swarm.models.importance.scores import BlockScores, taylor
-from swarm.models.importance.shares import by_worth, evenly
+from swarm.models.importance.shares import STEPS, by_worth, evenly, vital
 from swarm.models.weights import Manifest
+from swarm.order import Order
+from swarm.plan import Goal
+from swarm.types import Vital
 
 WIDTH, HEADS, EACH, NEURONS = 4, 2, 3, 5
 BLOCK = BlockRoles(
@@ -132,6 +139,42 @@ def test_worth_goes_to_the_block_that_matters() -> None:
     assert by_worth(0.5, [BLOCK, BLOCK], [little, much]) == [(0, 0), (HEADS, NEURONS)]
 
 
+def test_the_most_vital_are_told_for_rising_fractions_of_all_blocks() -> None:
+    """Of blocks by their number: the second of three does not come apart."""
+    block = BlockRoles(0, replace(BLOCK.heads, count=12), replace(BLOCK.neurons, count=192), WIDTH)
+    blocks, generator = [block, replace(block, number=2)], np.random.default_rng(0)
+    heads, neurons = (
+        [generator.random(n, np.float32), np.empty(0, np.float32), 5 * generator.random(n, np.float32)]
+        for n in (12, 192)
+    )
+    rows = vital(blocks, heads, neurons)
+    head, neuron = block.heads.cost(WIDTH), block.neurons.cost(WIDTH)
+    total = 2 * (12 * head + 192 * neuron)
+    assert (rows[0], rows[-1]) == ((0.0, (0,) * 3, (0,) * 3), (1.0, (12, 0, 12), (192, 0, 192)))
+    assert len(rows) > STEPS // 2
+    scores = [BlockScores(heads[number], neurons[number]) for number in (0, 2)]
+    for fraction, of_heads, of_neurons in rows:
+        assert fraction == pytest.approx((sum(of_heads) * head + sum(of_neurons) * neuron) / total)
+        assert by_worth(fraction, blocks, scores) == [(of_heads[b], of_neurons[b]) for b in (0, 2)]
+    for less, more in pairwise(rows):
+        assert less[0] < more[0] <= less[0] + 1 / STEPS + head / total
+        assert all(a <= b for a, b in zip(less[1] + less[2], more[1] + more[2], strict=True))
+
+
+def test_resilience_is_of_all_blocks_together() -> None:
+    """What is kept is what `by_worth` says, and a block may lose everything."""
+    model, batches, asked = Toy().eval(), toy_batches(), []
+
+    def counts(fraction: float, blocks: Sequence[BlockRoles], scores: Sequence[BlockScores]) -> list[tuple[int, int]]:
+        asked.append(by_worth(fraction, blocks, scores))
+        return asked[-1]
+
+    scores = taylor(model, [BLOCK], batches, lambda: None)
+    told = [resilience(model, [BLOCK], scores, batches, lambda: None, *how) for how in ((), (counts,))]
+    assert told[0] == told[1]
+    assert asked == [by_worth(fraction, [BLOCK], scores) for fraction in GRID]
+
+
 def test_equal_scores_keep_their_order() -> None:
     assert order(np.array([1.0, 3.0, 1.0, 3.0], np.float32)).tolist() == [1, 3, 0, 2]
 
@@ -179,6 +222,19 @@ def test_it_is_found_for_these_weights_alone(fashion: Blueprint, tmp_path: Path)
     assert found(tmp_path, fashion, manifest()) is None
     importance(fashion, "b" * 64).save(place(tmp_path, fashion, manifest()))
     assert found(tmp_path, fashion, manifest()) is None
+
+
+def test_what_is_found_tells_what_is_vital_and_plans_are_made_with_it(fashion: Blueprint, tmp_path: Path) -> None:
+    assert importance(fashion).vital == ()
+    importance(fashion).save(place(tmp_path, fashion, manifest()))
+    kept, ordered, nobody = found(tmp_path, fashion, manifest()), cast(Any, Order), [None] * 8
+    assert kept is not None
+    assert kept.vital is kept.vital
+    assert (kept.vital[0][0], kept.vital[-1]) == (0.0, (1.0, (4,) * 12, (256,) * 12))
+    assert msgspec.convert(msgspec.to_builtins(kept.vital), Vital) == kept.vital
+    order = ordered(fashion, manifest(), "auto", Goal(), *nobody, importance=kept)
+    assert (order.profile.vital, order.profile.resilience) == (kept.vital, kept.resilience)
+    assert replace(order, importance=None).profile == fashion.profile
 
 
 def test_another_revision_is_refused_with_what_differs(fashion: Blueprint) -> None:

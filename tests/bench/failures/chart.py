@@ -5,8 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-COLOURS = {"even": "#888888", "columns": "#c8553d", "heads": "#2a9d5c", "worth": "#1b6ca8"}
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, LOW = 640, 260, 60, 90, 40, 210
+COLOURS = {
+    "even": "#888888",
+    "columns": "#c8553d",
+    "columns-worth": "#e0a030",
+    "heads": "#2a9d5c",
+    "worth": "#1b6ca8",
+}
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, LOW = 640, 260, 60, 110, 40, 210
 
 Lines = Mapping[str, Mapping[float, float]]
 """Accuracy by scheme and by r."""
@@ -37,7 +43,7 @@ def _panel(title: str, lines: Lines) -> list[str]:
 
     parts = [
         f'<text x="{LEFT}" y="{TOP - 18}">{title}</text>',
-        f'<text x="{LEFT}" y="{LOW + 36}">replicated fraction r of every block; equal memory at the requester</text>',
+        f'<text x="{LEFT}" y="{LOW + 36}">replicated fraction r of the blocks; equal memory at the requester</text>',
     ]
     fractions = sorted({r for line in lines.values() for r in line})
     parts += [f'<text x="{x(r):.0f}" y="{LOW + 18}" text-anchor="middle">{r:g}</text>' for r in fractions]

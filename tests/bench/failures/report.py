@@ -12,7 +12,7 @@ import numpy as np
 
 from swarm.models.importance.roles import BlockRoles
 from tests.bench.failures.chart import chart
-from tests.bench.failures.schemes import Shared
+from tests.bench.failures.schemes import TITLES, Shared, unit_costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +30,14 @@ class Row:
 def memory(blocks: Sequence[BlockRoles], shared: Sequence[Shared]) -> float:
     held, total = 0.0, 0.0
     for block, of in zip(blocks, shared, strict=True):
-        neuron, head = block.neurons.cost(block.width), block.heads.cost(block.width) / block.heads.each
-        parts = ((of.matches, head / 2), (of.values, head / 2), (of.neurons, neuron))
+        parts = list(zip((of.matches, of.values, of.neurons), unit_costs(block), strict=True))
         held += sum(cost * int(np.count_nonzero(owners == 0)) for owners, cost in parts)
         total += sum(cost * len(owners) for owners, cost in parts)
     return held / total
 
 
 def table(rows: Sequence[Row], title: str) -> None:
-    """For each r the accuracies with 0, 1, 2 and 3 missing."""
+    """For each r the accuracies with 0, 1, 2 and 3 missing, and what each scheme is."""
     schemes = list(dict.fromkeys(row.scheme for row in rows))
     fractions = sorted({row.r for row in rows})
     print(f"\n{title}\n\n| scheme | {' | '.join(f'r = {r:g}' for r in fractions)} | mean of 1 to 3 missing |")
@@ -49,6 +48,7 @@ def table(rows: Sequence[Row], title: str) -> None:
             for r in fractions
         ]
         print(f"| {scheme} | {' | '.join(cells)} | {100 * mean(rows, scheme):.2f} |")
+    print("\n" + "\n".join(f"{scheme}: {TITLES[scheme]}" for scheme in schemes))
     print(
         "\nmemory at the requester: "
         + "; ".join(

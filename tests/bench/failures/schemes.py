@@ -1,12 +1,15 @@
 """Ways to share out a block among a requester and other devices: who holds which head dimension and which neuron.
 
-All give the requester the fraction r + (1 - r) / devices of a block's memory, and nobody else what it has: what another
-device replicates of it adds nothing as long as the requester itself lives.
+All give the requester the fraction r + (1 - r) / devices of the blocks' memory, and nobody else what it has: what
+another device replicates of it adds nothing as long as the requester itself lives.
 
 even       heads and neurons in their own order: the first r, and then contiguous chunks. No importance.
 columns    EASTER: single dimensions, by the importance of their own columns. A pair of W_q's and W_k's, a pair of W_v's
            column and W_o's row, a pair of W_1's column and W_2's row each are one unit; the most important r of each
            kind are replicated, the rest is cut into contiguous runs by rank, the first of which is the requester's.
+columns-worth
+           EASTER's units and runs, but one ranking of all of them, over all blocks and kinds at once, by score for each
+           parameter, as `worth` has it: the requester's memory goes to the highest ones.
 heads      ours: whole heads and neurons by importance, as large a part of the one as of the other; the requester has
            the first ones, the others are dealt the rest by rank, so that it matters little who is lost.
 worth      ours: as `heads`, but the requester's memory goes to whatever has the highest score for each parameter, over
@@ -91,11 +94,43 @@ def columns(scores: Sequence[ColumnScores], r: float, devices: int = DEVICES) ->
 
 
 def _runs(scores: npt.NDArray[np.float32], mine: float, devices: int) -> Owners:
+    return _after(scores, round(mine * len(scores)), devices)
+
+
+def _after(scores: npt.NDArray[np.float32], mine: int, devices: int) -> Owners:
+    """The requester has the most important ones, so many; each of the others a contiguous run of the ranks after."""
     ranked = order(scores)
     owners = np.zeros(len(scores), np.intp)
-    for device, run in enumerate(np.array_split(ranked[round(mine * len(scores)) :], devices - 1)):
+    for device, run in enumerate(np.array_split(ranked[mine:], devices - 1)):
         owners[run] = device + 1
     return owners
+
+
+def columns_by_worth(
+    blocks: Sequence[BlockRoles], scores: Sequence[ColumnScores], r: float, devices: int = DEVICES
+) -> list[Shared]:
+    kinds = [
+        (values, cost)
+        for block, of in zip(blocks, scores, strict=True)
+        for values, cost in zip((of.matches, of.values, of.neurons), unit_costs(block), strict=True)
+    ]
+    costs = np.concatenate([np.full(len(values), cost) for values, cost in kinds])
+    worth = np.concatenate([values / cost for values, cost in kinds])
+    places = np.repeat(np.arange(len(kinds)), [len(values) for values, _ in kinds])
+    room, mine = (r + (1 - r) / devices) * float(costs.sum()) + 0.5, np.zeros(len(kinds), np.intp)
+    for unit in order(worth):
+        if costs[unit] <= room:
+            room -= costs[unit]
+            mine[places[unit]] += 1
+    owners = [_after(values, int(count), devices) for (values, _), count in zip(kinds, mine, strict=True)]
+    return [Shared(*of_block) for of_block in zip(owners[::3], owners[1::3], owners[2::3], strict=True)]
+
+
+def unit_costs(block: BlockRoles) -> tuple[float, float, float]:
+    """Parameters of a pair of queries and keys, of a pair of values and outputs, and of a neuron; half of a head's
+    dimension is taken for each of the first two."""
+    half = block.heads.cost(block.width) / block.heads.each / 2
+    return half, half, block.neurons.cost(block.width)
 
 
 def heads(
@@ -128,9 +163,19 @@ def _whole(block: BlockRoles, heads: Owners, neurons: Owners) -> Shared:
 Scheme = Callable[[Sequence[BlockRoles], Sequence[BlockScores], Sequence[ColumnScores], float], list[list[Shared]]]
 """All blocks, for each place of the requester over which the scheme is averaged."""
 
+TITLES: Mapping[str, str] = {
+    "even": "whole heads and neurons in their own order, no importance; the same part of every block",
+    "columns": "EASTER: single columns by importance, each kind by itself; the same part of every block",
+    "columns-worth": "EASTER's columns, one ranking per parameter over all blocks",
+    "heads": "whole heads and neurons by importance; the same part of every block",
+    "worth": "whole heads and neurons, one ranking per parameter over all blocks",
+}
+"""For people."""
+
 SCHEMES: Mapping[str, Scheme] = {
     "even": lambda blocks, scores, of_columns, r: [even(blocks, r, place=place) for place in PLACES],
     "columns": lambda blocks, scores, of_columns, r: [columns(of_columns, r)],
+    "columns-worth": lambda blocks, scores, of_columns, r: [columns_by_worth(blocks, of_columns, r)],
     "heads": lambda blocks, scores, of_columns, r: [heads(blocks, scores, r, evenly)],
     "worth": lambda blocks, scores, of_columns, r: [heads(blocks, scores, r, by_worth)],
 }

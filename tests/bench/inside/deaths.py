@@ -32,12 +32,14 @@ def deaths(given: argparse.Namespace) -> None:
 
 def under_a_request(lab: Scene, given: argparse.Namespace, on_loss: str, count: int) -> None:
     key = f"{on_loss}-{count}"
-    how: dict[str, Any] = {"strategy": "partial", "on_loss": on_loss, "replicate": [0.5], "wire": given.wire}
-    plan = lab.load(key, **how)
+    how: dict[str, Any] = {"strategy": "columns", "goal": "memory"}
+    if on_loss == "degrade":
+        how = {"strategy": "partial", "goal": f"survive={DEVICES - 1}", "replicate": [0.5]}
+    plan = lab.load(key, wire=given.wire, on_loss=on_loss, **how)
     if "sentence" in plan:
         return
     lab.ask(key, 3)
-    lab.tell("ask", key, requests=60)
+    lab.tell("ask", key, requests=120)
     time.sleep(0.5)
     killed = time.monotonic()
     for number in range(DEVICES - count, DEVICES):
