@@ -26,6 +26,10 @@ from swarm.strategies.links import Cargo, Floats, Ints
 from swarm.strategies.sharing import affine
 from swarm.types import DTYPE_BYTES, Inside, PeerId
 
+PACKED: Final = 0.86
+"""Of what a block takes as part of a whole model: a group's weights are laid out beforehand for the products that are
+made with them (ViT-B, one x86 core)."""
+
 MESSAGE_STEPS: Final = 0.5
 """A message sent or taken in, in units of its peer's `step_s`. A guess: nobody measures it apart."""
 
@@ -83,8 +87,8 @@ def came_bytes(group: Group) -> int:
 
 
 def seconds_of(costs: Costs, rows: Ints, span: Span) -> Floats:
-    """`[B, D]`: what each block of a span takes on each of these peers, whole."""
-    seconds: Floats = np.diff(costs.done_s[rows][:, span[0] : span[1] + 1], axis=1).T
+    """`[B, D]`: what each block of a span takes on each of these peers, whole, but in a group of one."""
+    seconds: Floats = PACKED * np.diff(costs.done_s[rows][:, span[0] : span[1] + 1], axis=1).T
     return seconds
 
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from swarm.plan import INPUT, Edge, Group, Step
-from swarm.types import DTYPE_BYTES, ModelProfile, TensorSpec
+from swarm.plan import INPUT, Edge, Group, Shard, Step
+from swarm.types import DTYPE_BYTES, ModelProfile, Stage, TensorSpec
 
 SCALE_BYTES = 4
 """int8 carries a float32 scale for each token's row."""
@@ -115,12 +115,6 @@ def misfit(step: Step, model: ModelProfile, inputs: Sequence[Edge]) -> str | Non
     stages = model.stages[names.index(step.part.start) : names.index(step.part.end)]
     if len(stages) != blocks_of(group):
         return f"{blocks_of(group)} blocks are shared out where the model has {len(stages)} stages"
-    for stage in stages:
-        inside = stage.inside
-        if inside is None:
-            return f"{stage.name} is no block that can be shared out"
-        if (inside.tokens, inside.width, inside.keys) != (group.tokens, group.width, group.keys):
-            return f"{stage.name} has tokens of another number or width"
     is_last = stages[-1] is model.stages[model.blocks[-1] - 1]
     if group.needed < (model.needed if is_last and model.needed else group.tokens):
         return "it leaves out tokens that somebody reads"
@@ -128,6 +122,18 @@ def misfit(step: Step, model: ModelProfile, inputs: Sequence[Edge]) -> str | Non
     spans = {peer: (first[place], first[place + 1]) for place, peer in enumerate(step.peers)}
     if any(edge.tokens != (spans[edge.receiver] if group.split == "tokens" else None) for edge in inputs):
         return "a member is sent other tokens than its own"
+    return _misfit_inside(group, stages)
+
+
+def _misfit_inside(group: Group, stages: Sequence[Stage]) -> str | None:
+    insides = [stage.inside for stage in stages if stage.inside is not None]
+    if len(insides) != len(stages):
+        return "it shares out what is no block with heads and neurons"
+    if any((each.tokens, each.width, each.keys) != (group.tokens, group.width, group.keys) for each in insides):
+        return "its blocks have tokens of another number or width"
+    whole = Shard(tuple(each.heads for each in insides), tuple(each.neurons for each in insides))
+    if group.split == "tokens" and any(member.part.shard != whole or not member.tokens for member in group.members):
+        return "whoever runs tokens of its own needs some, and all heads and neurons"
     return None
 
 

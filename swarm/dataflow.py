@@ -180,11 +180,11 @@ class Dataflow:
         if isinstance(error, Overloaded):
             error.retry_after_s = failure.retry_after_s
         way, peer = self._ways.get(failure.plan), caller.remote.id
-        is_spared = way is not None and way.plan.spares(peer)
-        if is_spared and (not error.culprit or error.culprit == peer or way.plan.spares(PeerId(error.culprit))):
+        at_fault = PeerId(error.culprit) or peer
+        if way is not None and not isinstance(error, Overloaded) and all(map(way.plan.spares, (peer, at_fault))):
             self._lockstep.failed(way, failure.request, peer, error)
         else:
-            self._requests.failed(caller.remote.id, failure.plan, failure.request, error)
+            self._requests.failed(peer, failure.plan, failure.request, error)
 
     # Every peer's side
 

@@ -33,8 +33,7 @@ WARM_S = 300.0
 Tensors = Mapping[str, int]
 """Bytes of tensors by the SHA-256 of their content."""
 PACKED = "packed:"
-"""Before the content of a shard's tensors: in memory they are laid out for their products, and shared with none that
-are not."""
+"""Before the content of a shard's tensors: in memory they are copies, laid out for their products, and its own."""
 
 
 @dataclass(slots=True, eq=False)
@@ -103,7 +102,11 @@ class Holdings:
         Without a limit it is what the system calls available. Parameters are mapped from files, so what is held
         already counts as available there, and has to be taken off too. An accelerator counts them as taken.
         """
-        return max(0, self._most_bytes() - sum(together(self.leased().values()).values()))
+        promised = together(self.leased().values())
+        if self._limit_bytes is None and self.memory() is None:  # copies are missing from what is available already
+            held = self._tensors()
+            promised = {key: size for key, size in promised.items() if not (key.startswith(PACKED) and key in held)}
+        return max(0, self._most_bytes() - sum(promised.values()))
 
     def run(self, part: Part, x: Array, deadline: float, requester: str = "") -> asyncio.Future[Ran]:
         """Begin to run a held part on `[B, ...]`, in a batch with whatever else waits for it."""
@@ -157,7 +160,7 @@ class Holdings:
                 async with self._building:
                     await self._build(Held(part, blueprint, names, needs))
         if missing:
-            kept = [digest.removeprefix(PACKED) for digest in self._tensors()]
+            kept = [key.rpartition(":")[2] for key in self._tensors()]
             await asyncio.to_thread(self._store.prune, kept)
 
     @contextmanager
@@ -293,7 +296,7 @@ class Holdings:
 
 def needs_of(part: Part, digests: Sequence[str], slots: Sequence[TensorSlot]) -> Tensors:
     """What a part takes in memory."""
-    prefix = "" if part.shard is None else PACKED
+    prefix = "" if part.shard is None else f"{PACKED}{part.key}:"
     return {prefix + digest: slot.nbytes for digest, slot in zip(digests, slots, strict=True)}
 
 

@@ -165,8 +165,8 @@ class Goal:
     survive: Count = 0
     """How many peers may be lost at once without a request having to wait for parts to be loaded."""
     replicate: Annotated[tuple[Fraction, ...], Meta(max_length=MAX_BLOCKS)] | None = None
-    """For `partial`: the fraction of each block that the requester holds besides its share, one for all or one for each
-    block; None leaves it to the strategy."""
+    """For `partial`: the fraction that the requester holds besides its share. One is of all blocks together, and goes
+    where it matters most if that is known; or one for each block. None leaves it to the strategy."""
     on_loss: OnLoss = "retry"
 
 

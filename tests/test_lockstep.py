@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from swarm import schema
-from swarm.errors import DeadlineExceeded, PeerLost, SwarmError
+from swarm import schema, talk
+from swarm.errors import DeadlineExceeded, Overloaded, PeerLost, SwarmError
 from swarm.plan import Answer, Plan
 from swarm.requests import Outcome
 from swarm.result import degradation
@@ -228,35 +228,131 @@ async def test_a_share_that_fails_tells_the_requester(tmp_path: Path) -> None:
             await ask(nodes, plan, picture())
 
 
+def share_of(plan: Plan, **change: Any) -> dict[str, Any]:
+    return {"plan": plan.id, "request": 7, "step": "1", "exchange": 0, "samples": 1, **change}
+
+
+AGREED = 3 * 2 * SPEC.shape[1] * 4
+"""Bytes of one sample that each of two members sends in an exchange."""
+
+
 @pytest.mark.parametrize(
-    ("change", "nbytes"),
+    ("change", "nbytes", "taken"),
     [
-        ({"plan": "other"}, 64),
-        ({"step": "0"}, 64),
-        ({"step": "nowhere"}, 64),
-        ({"exchange": 99}, 64),
-        ({"exchange": -1}, 64),
-        ({"samples": 0}, 64),
-        ({"samples": 10**6}, 64),
-        ({"samples": 1}, 65),
-        ({"missing": ["x"]}, 64),
+        ({}, AGREED, 1),
+        ({"samples": 2}, 2 * AGREED, 1),
+        ({"plan": "other"}, AGREED, 0),
+        ({"step": "0"}, AGREED, 0),
+        ({"step": "nowhere"}, AGREED, 0),
+        ({"exchange": 99}, AGREED, 0),
+        ({"exchange": -1}, AGREED, 0),
+        ({"samples": 0}, AGREED, 0),
+        ({"samples": 65}, 65 * AGREED, 0),
+        ({"samples": 2}, AGREED, 0),
+        ({}, AGREED + 1, 0),
+        ({"missing": ["x"]}, AGREED, 0),
     ],
 )
-async def test_a_share_that_the_plan_does_not_know_is_not_taken(tmp_path: Path, change: Any, nbytes: int) -> None:
+async def test_only_a_share_that_the_plan_knows_is_taken(tmp_path: Path, change: Any, nbytes: int, taken: int) -> None:
     async with group_of(tmp_path, "me", "ant") as (nodes, plan):
-        fields = {"plan": plan.id, "request": 7, "step": "1", "exchange": 0, "samples": 1, **change}
+        fields = share_of(plan) | change
         nodes[1].exchange.tell(nodes[0].id, "share", fields, bytes(nbytes), timeout_s=5, purpose="tensors")
         await asyncio.sleep(0.05)
-        lockstep = nodes[0].dataflow._lockstep
-        assert not lockstep._talks.open
+        assert len(nodes[0].dataflow._lockstep._talks.open) == taken
         np.testing.assert_allclose((await ask(nodes, plan, picture())).output, expected(picture(), "tokens"))
+
+
+async def test_a_plan_that_is_over_takes_its_shares_with_it(tmp_path: Path) -> None:
+    async with group_of(tmp_path, "me", "ant") as (nodes, plan):
+        talks = nodes[0].dataflow._lockstep._talks
+        nodes[1].exchange.tell(nodes[0].id, "share", share_of(plan), bytes(AGREED), timeout_s=4e6, purpose="tensors")
+        await asyncio.sleep(0.05)
+        assert talks.open
+        nodes[0].dataflow.remove(plan.id)
+        assert not talks.open
+        assert not talks.held_bytes
+
+
+async def test_too_many_requests_are_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talk, "MAX_TALKS", 3)
+    async with group_of(tmp_path, "me", "ant") as (nodes, plan):
+        for number in range(3):
+            fields = share_of(plan, request=100 + number)
+            nodes[1].exchange.tell(nodes[0].id, "share", fields, bytes(AGREED), timeout_s=5, purpose="tensors")
+        await asyncio.sleep(0.05)
+        with pytest.raises(Overloaded, match="me has as much to do for groups"):
+            await ask(nodes, plan, picture())
+
+
+async def test_shares_for_which_there_is_no_room_end_their_request_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(talk, "MAX_HELD_BYTES", AGREED - 1)
+    async with group_of(tmp_path, "me", "ant", patience_s=60.0) as (nodes, plan):
+        with pytest.raises(Overloaded, match="has as much to do for groups"):
+            await ask(nodes, plan, picture())
+
+
+async def test_an_input_that_comes_twice_does_no_harm(tmp_path: Path) -> None:
+    """A sender repeats what was under way when a connection broke."""
+    async with group_of(tmp_path, "me", "ant", "bee") as (nodes, plan):
+        sending = nodes[0].dataflow._sending
+        once = sending._along
+
+        async def twice(*what: Any) -> None:
+            await once(*what)
+            await once(*what)
+
+        sending._along = twice  # type: ignore[method-assign]
+        for _ in range(3):
+            np.testing.assert_allclose((await ask(nodes, plan, picture())).output, expected(picture(), "tokens"))
+
+
+async def test_who_was_lost_before_the_input_came_is_told_with_it(tmp_path: Path) -> None:
+    async with group_of(tmp_path, "me", "ant", "bee", patience_s=60.0) as (nodes, plan):
+        fields = {**share_of(plan, missing=[2]), "request": next(nodes[0].dataflow._requests._numbers) + 1}
+        nbytes = 2 * 2 * SPEC.shape[1] * 4
+        nodes[1].exchange.tell(nodes[0].id, "share", fields, bytes(nbytes), timeout_s=5, purpose="tensors")
+        await asyncio.sleep(0.05)
+        with pytest.raises(PeerLost, match="ant lost bee"):
+            await ask(nodes, plan, picture(), 5.0)
+
+
+async def test_a_silent_lead_that_is_not_the_requester_ends_the_request(tmp_path: Path, stuck: threading.Event) -> None:
+    """Also where members can be spared: nobody can do without the lead."""
+    async with swarm_of(tmp_path, "me", "ant", "bee") as [me, ant, bee]:
+        for node in (me, ant, bee):
+            node.workshop = GroupWorkshop()
+        plan = group_plan(ant, bee, requester=me, on_loss="degrade", patience_s=0.3, split="columns")
+        me.dataflow.install(plan)
+        await agree(me, plan, ant, bee)
+        np.testing.assert_allclose((await ask([me], plan, picture())).output, expected(picture(), "columns"))
+        workshop(ant).before_turn = stops_at(0, threading.Event(), stuck)
+        began = monotonic()
+        with pytest.raises(PeerLost, match="ant sent nothing"):
+            await ask([me], plan, picture())
+        assert monotonic() - began < 5
+
+
+async def test_who_waits_for_others_does_not_count_as_holding_the_request_up(
+    tmp_path: Path, stuck: threading.Event
+) -> None:
+    async with group_of(tmp_path, "me", "ant", "bee", patience_s=60.0) as (nodes, plan):
+        reached = threading.Event()
+        workshop(nodes[2]).before_turn = stops_at(0, reached, stuck)
+        asked = asyncio.create_task(ask(nodes, plan, picture()))
+        assert await asyncio.to_thread(reached.wait, 10)
+        await asyncio.sleep(0.1)
+        seen = await nodes[0].dataflow.whereabouts.look(plan)
+        assert [each.peer for each in seen if each.stand is not None] == ["bee"]
+        stuck.set()
+        await asked
 
 
 async def test_shares_without_a_request_are_let_go_at_their_deadline(tmp_path: Path) -> None:
     async with group_of(tmp_path, "me", "ant") as (nodes, plan):
-        nbytes = 3 * 2 * SPEC.shape[1] * 4
-        fields = {"plan": plan.id, "request": 7, "step": "1", "exchange": 0, "samples": 1}
-        nodes[1].exchange.tell(nodes[0].id, "share", fields, bytes(nbytes), timeout_s=0.2, purpose="tensors")
+        nbytes = AGREED
+        nodes[1].exchange.tell(nodes[0].id, "share", share_of(plan), bytes(nbytes), timeout_s=0.2, purpose="tensors")
         lockstep = nodes[0].dataflow._lockstep
         await asyncio.sleep(0.1)
         assert lockstep._talks.held_bytes == {"me": nbytes}

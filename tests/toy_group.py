@@ -113,9 +113,10 @@ def group_plan(
     split: Any = "tokens",
     on_loss: Any = "retry",
     patience_s: float = 5.0,
-    plan_id: str = "plan",
+    requester: Node | None = None,
 ) -> Plan:
     """`me` runs what comes before the blocks, and after; all share these, `me` first."""
+    asks = me.id if requester is None else requester.id
     peers = [me.id, *(node.id for node in nodes)]
     each = HEADS // len(peers)
     counts = [HEADS - each * (len(peers) - 1), *[each] * (len(peers) - 1)]
@@ -135,8 +136,9 @@ def group_plan(
         else Edge("0", "1", me.id, peer, SPEC)
         for peer, n, span in zip(peers, counts, spans, strict=True)
     ]
-    ends = [Edge(a, b, me.id, me.id, SPEC) for a, b in ((INPUT, "0"), ("1", "2"), ("2", OUTPUT))]
-    return Plan("plan", "test", me.id, steps, (ends[0], *ways, *ends[1:]))
+    into, out = Edge(INPUT, "0", asks, me.id, SPEC), Edge("2", OUTPUT, me.id, asks, SPEC)
+    between = Edge("1", "2", me.id, me.id, SPEC)
+    return Plan("plan", "test", asks, steps, (into, *ways, between, out))
 
 
 def _part(start: str, end: str, shard: Shard | None = None) -> Part:

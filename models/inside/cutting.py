@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from time import time
 from typing import Any, BinaryIO, Protocol
 
 import msgspec
@@ -34,6 +36,7 @@ from swarm.workshop import Shards
 
 INDEX_FILE, SHARDS_FILE = "index.json", "shards.bin"
 _ALIGNMENT = 64
+KEPT_CUTS, KEPT_S = 4, 3600.0
 
 
 class Importance(Protocol):
@@ -73,6 +76,16 @@ async def cut(
     folder = cache / "shards" / _key(manifest, group, picks)
     async with locked(folder):
         return await asyncio.to_thread(_cut, blueprint, manifest, group, picks, folder)
+
+
+def prune(root: Path) -> None:
+    """Delete cuts of long ago, but for the newest: each new deal of shares leaves one, as large as the blocks."""
+    cuts = sorted(root.glob(f"*/{SHARDS_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in cuts[KEPT_CUTS:]:
+        if time() - file.stat().st_mtime > KEPT_S:
+            with suppress(OSError):  # another process is at it, or has it mapped
+                (file.parent / INDEX_FILE).unlink(missing_ok=True)
+                file.unlink()
 
 
 def picks_of(blueprint: Blueprint, group: Group, importance: Importance | None) -> list[list[Pick]]:
@@ -126,7 +139,11 @@ def _cut(
 ) -> Shards:
     slots = [blueprint.tensors_of(member.part) for member in group.members]
     index = _known(folder, manifest, slots)
-    if index is None:
+    if index is not None:
+        with suppress(OSError):
+            os.utime(folder / SHARDS_FILE)
+    else:
+        prune(folder.parent)
         index = _made(blueprint, manifest, group, picks, slots, folder)
         move_into_place(folder / INDEX_FILE, msgspec.json.encode(index))
     file = folder / SHARDS_FILE

@@ -116,7 +116,7 @@ BATCHING = _together(
 GROUPS = _together(
     flag(
         "--replicate",
-        "With partial: what this device holds of each block besides its share, one for all or for each.",
+        "With partial: the fraction that this device holds besides its share, of all blocks or one for each.",
         metavar="R[,R...]",
         type=Fractions(),
     ),

@@ -89,6 +89,7 @@ def _print(found: Importance, file: Path) -> None:
     rows = [
         (str(block), _best(heads), str(len(neurons)), f"{heads.sum() / (heads.sum() + neurons.sum()):.0%}")
         for block, (heads, neurons) in enumerate(zip(found.heads, found.neurons, strict=True))
+        if heads.sum() + neurons.sum() > 0
     ]
     headers = ("block", "heads, the most important first", "neurons", "of it in heads")
     console.print(

@@ -82,6 +82,11 @@ class AnswerTensor(Struct, omit_defaults=True):
     data: list[float] | list[str] | None = None
 
 
+class AnswerNotes(Struct):
+    degraded: str
+    """What was missing from the answer."""
+
+
 class AnswerWords(Struct, omit_defaults=True):
     """The JSON of an inference response."""
 
@@ -89,6 +94,7 @@ class AnswerWords(Struct, omit_defaults=True):
     model_version: str
     outputs: list[AnswerTensor]
     id: str = ""
+    parameters: AnswerNotes | None = None
 
 
 def pack(elements: Iterable[bytes]) -> bytes:

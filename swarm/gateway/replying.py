@@ -14,6 +14,7 @@ from swarm.gateway.asking import Asked, Wanted
 from swarm.gateway.protocol import (
     HEADER_LENGTH,
     VERSION,
+    AnswerNotes,
     AnswerParameters,
     AnswerTensor,
     AnswerWords,
@@ -51,7 +52,9 @@ def reply(asked: Asked, answered: Answered, signature: Signature) -> Reply:
         tensors.append(tensor)
         if raw is not None:
             parts.append(raw)
-    parts[0] = _ENCODER.encode(AnswerWords(signature.model, VERSION, tensors, asked.id))
+    degraded = next((result.degraded for result in answered.results if result.degraded), None)
+    notes = None if degraded is None else AnswerNotes(degraded)
+    parts[0] = _ENCODER.encode(AnswerWords(signature.model, VERSION, tensors, asked.id, notes))
     if len(parts) == 1:
         return Reply(200, parts[0])
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(parts[0]))}

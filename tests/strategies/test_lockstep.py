@@ -8,11 +8,10 @@ import pytest
 
 from swarm.collectives import exchanges, message_bytes
 from swarm.plan import INPUT, OUTPUT, Edge, Goal, Group, Member, Plan, Shard, Step, StepEstimate
-from swarm.strategies import choose, predict
+from swarm.strategies import choose, predict, sharing
 from swarm.strategies.costs import Costs
 from swarm.strategies.inside import part, parts_of_block
-from swarm.strategies.lockstep import Lockstep
-from swarm.strategies.sharing import affine
+from swarm.strategies.lockstep import PACKED, Lockstep
 from swarm.strategies.strategy import shares
 from swarm.types import Inside, Link, TensorSpec, View
 from tests.strategies.worlds import goal, ids, lan, view, vit
@@ -21,6 +20,11 @@ NET = vit(2, 4, 8, 10, 8)
 INSIDE = Inside(4, 8, 10, 8, 8)
 BLOCK = NET.stages[1].flops
 LINK = Link(0.2, 1000.0)
+
+
+def affine(share: float) -> float:
+    """Of a block that takes a second as part of a whole model, in a group."""
+    return PACKED * sharing.affine(share)
 
 
 def world(step_s: float = 0.0, **more: object) -> View:
