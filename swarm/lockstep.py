@@ -185,7 +185,8 @@ class Lockstep:
         raise full
 
     def _share(self, caller: Caller, call: Call) -> None:
-        way, step, sender, share = call.admitted
+        way: Way = call.admitted[0]
+        _, step, sender, share = call.admitted
         key = (share.plan, share.request, share.step)
         if self._talks.is_over(key) or self.find(share.plan) is not way:
             return  # it came too late

@@ -303,7 +303,7 @@ async def test_an_input_that_comes_twice_does_no_harm(tmp_path: Path) -> None:
             await once(*what)
             await once(*what)
 
-        sending._along = twice  # type: ignore[method-assign]
+        sending._along = twice  # type: ignore[method-assign, assignment]
         for _ in range(3):
             np.testing.assert_allclose((await ask(nodes, plan, picture())).output, expected(picture(), "tokens"))
 
