@@ -58,7 +58,8 @@ def test_run_prints_all_that_its_contract_promises(ant: Joined) -> None:
     scores = [label["score"] for label in report["results"][0]["labels"]]
     assert scores == sorted(scores, reverse=True)
     assert set(report["plan"]["steps"][0]) == {"id", "peers", "part"}
-    assert set(report["trace"][0]) == {"step", "peer", "queue_s", "compute_s", "wire_s", "bytes"}
+    times = {"queue_s", "compute_s", "wire_s", "exchange_s"}
+    assert set(report["trace"][0]) == {"step", "peer", "bytes", "missing", *times}
     assert report["latency_s"] > 0
 
 

@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.bench.inside import deaths, speed
+from tests.bench.inside import deaths, exact, speed
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.inside")
-    parser.add_argument("scene", choices=["speed", "unequal", "deaths"])
+    parser.add_argument("scene", choices=["speed", "unequal", "deaths", "exact"])
     parser.add_argument("--model", default="")
     parser.add_argument("--weights", default="random:0")
     parser.add_argument("--models", action="append", default=[])
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--open", action="store_true", help="no encryption")
     parser.add_argument("--out", type=Path, help="folder for figures")
     given = parser.parse_args()
-    scenes = {"speed": speed.against_devices, "unequal": speed.unequal, "deaths": deaths.deaths}
+    scenes = {"speed": speed.against_devices, "unequal": speed.unequal, "deaths": deaths.deaths, "exact": exact.exact}
     scenes[given.scene](given)
     return 0
 
