@@ -26,6 +26,8 @@ TYPED = ("swarm", "tests", "tools", "examples")
 POLITE = ("nice", "-n", "5") if shutil.which("nice") else ()
 COMPUTING = ("tests/membership", "tests/models", "tests/simulator", "tests/strategies")
 STARTING = ("tests/e2e", "tests/test_discovery.py")
+QUIET = tuple(f"tests/e2e/test_{name}.py" for name in ("every_cut", "groups", "http", "split"))
+"""Of these, what announces nothing by multicast, and so may run beside the others."""
 
 
 def run(command: Sequence[str], folder: Path = ROOT) -> int:
@@ -62,15 +64,21 @@ def tests(extra: Sequence[str]) -> int:
     wait for each other, nor the rest for them."""
     if extra:
         return run([*PYTHON, "pytest", *extra])
-    rest = [f"--ignore={folder}" for folder in (*COMPUTING, *STARTING)]
+    rest = [*_others(), *QUIET]
     with ExitStack() as stack:
         beside = [_beside(stack, [*POLITE, *PYTHON, "pytest", *COMPUTING]), _beside(stack, [*PYTHON, "pytest", *rest])]
-        codes = [run([*PYTHON, "pytest", *STARTING])]
+        codes = [run([*PYTHON, "pytest", *STARTING, *(f"--ignore={file}" for file in QUIET)])]
         for process, output in beside:
             codes.append(process.wait())
             output.seek(0)
             print(output.read().decode("utf-8", "replace"), flush=True)
     return next((code for code in codes if code), 0)
+
+
+def _others() -> list[str]:
+    """Files and folders of tests that have no process of their own."""
+    places = (path for path in (ROOT / "tests").iterdir() if path.match("test_*.py") or any(path.rglob("test_*.py")))
+    return sorted({path.relative_to(ROOT).as_posix() for path in places} - {*COMPUTING, *STARTING})
 
 
 def _beside(stack: ExitStack, command: Sequence[str]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:

@@ -25,7 +25,7 @@ def test_the_contest_shows_every_way_and_why_and_what_it_really_took(pair: list[
     report = swarm_json("plan", "fashion-vit", "--run", "3", *where(pair))
     assert (report["model"], report["goal"], report["chosen"]) == ("fashion-vit", "latency", 0)
     able = [row for row in report["candidates"] if row["feasible"]]
-    assert {row["strategy"] for row in able} == {"local", "slices"}
+    assert {row["strategy"] for row in able} == {"local", "slices", "tokens", "columns", "partial"}
     assert {peer for row in able for step in row["steps"] for peer in step["peers"]} == {"ant", "bee"}
     for row in able:
         assert set(row) >= FIGURES
