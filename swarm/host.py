@@ -170,13 +170,13 @@ class Host:
 
     def _check_anatomy(self, blueprint: Blueprint, plan: Plan, step: Step) -> None:
         """The model comes apart here as it does there, and its tensors have the shapes agreed on."""
-        if step.group is not None and (wrong := misfit(step, blueprint.profile, self._inputs(plan, step))) is not None:
-            raise Declined(f"The plan's step {step.id} does not fit {step.part.model}: {wrong}.")
         if blueprint.profile.digest != step.part.anatomy:
             raise Declined(
                 f"{self._name} finds another anatomy for {step.part.model} than the requester; "
                 "install the same versions of torch, timm and the model on both."
             )
+        if step.group is not None and (wrong := misfit(step, blueprint.profile, self._inputs(plan, step))) is not None:
+            raise Declined(f"The plan's step {step.id} does not fit {step.part.model}: {wrong}.")
         ends = [(edge, step.part.start) for edge in self._inputs(plan, step)]
         ends += [(edge, step.part.end) for edge in plan.outputs(step.id)]
         for edge, cut in ends:

@@ -366,9 +366,20 @@ def _regroup(plan: Plan, **changes: Any) -> Plan:
     return replace(plan, steps=(plan.steps[0], replace(step, group=replace(step.group, **changes)), plan.steps[2]))
 
 
+def _of_another(plan: Plan) -> Plan:
+    """As a requester makes it that has another revision of the model, whose blocks are wider, too."""
+    step = _regroup(plan, width=8).steps[1]
+    assert step.group is not None
+    part = replace(step.part, anatomy="e" * 64)
+    members = tuple(replace(each, part=replace(each.part, anatomy="e" * 64)) for each in step.group.members)
+    changed = replace(step, part=part, group=replace(step.group, members=members))
+    return replace(plan, steps=(plan.steps[0], changed, plan.steps[2]))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        (_of_another, "another anatomy"),
         (lambda plan: _regroup(plan, tokens=7), "have to make up all there are"),
         (lambda plan: _regroup(plan, width=8), "another number or width"),
         (lambda plan: _regroup(plan, needed=0), "have to make up all there are"),
